@@ -1,0 +1,5 @@
+"""The chapters of the story, one module each: a tuple `EXPERIMENTS` of generator functions.
+
+An experiment takes the run's `seed` and whether it is `full`-size, and yields rows and
+figures as it computes them. Its name and docstring are what the report shows.
+"""

@@ -1,0 +1,80 @@
+"""What an experiment yields: rows (one claim, computed) and figures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure as MatplotlibFigure
+
+from lintoolkit.cost import cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One claim as this run computed it.
+
+    `computed` has the ledger's keys (or our own where it withholds them) and is None where
+    there is nothing to compute; `by` names the functions that did the work, ours first;
+    `flops` comes from `flops()`; `holds` is the experiment's own check, used only where the
+    ledger gives no value to compare with; `note` is added to the ledger's.
+    """
+
+    claim: str
+    computed: dict[str, Any] | None
+    by: tuple[str, ...] = ()
+    flops: dict[str, int | None] | None = None
+    holds: bool | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A picture for the report: a matplotlib figure, its file name stem and its caption."""
+
+    name: str
+    figure: MatplotlibFigure
+    caption: str
+
+
+def row(
+    claim: str,
+    computed: dict[str, Any] | None,
+    *by: Callable | str,
+    flops: dict[str, int | None] | None = None,
+    holds: bool | None = None,
+    note: str | None = None,
+) -> Row:
+    """A `Row` from arrays and functions: arrays become lists, functions their full names."""
+    names = tuple(name if isinstance(name, str) else full_name(name) for name in by)
+    plain = None if computed is None else to_json(computed)
+    return Row(claim=claim, computed=plain, by=names, flops=flops, holds=holds, note=note)
+
+
+def flops(fn: Callable, *args: Any, formula: int | None = None) -> dict[str, int | None]:
+    """The FLOP cell of a row: closed form, lowered, compiled, and XLA's own count."""
+    counted = cost(fn, *args)
+    return {
+        "formula": formula,
+        "lowered": counted.lowered.flops,
+        "compiled": counted.compiled.flops,
+        "xla": counted.xla_flops,
+    }
+
+
+def full_name(fn: Callable) -> str:
+    """``lintoolkit.layers.dense`` for a function, jitted or not."""
+    inner = getattr(fn, "__wrapped__", fn)
+    return f"{inner.__module__}.{inner.__qualname__}"
+
+
+def to_json(value: Any) -> Any:
+    """Plain Python numbers, lists and dicts from arrays, shapes and pytrees of them."""
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return np.asarray(value).tolist()
+    return value
