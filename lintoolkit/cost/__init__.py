@@ -1,0 +1,11 @@
+"""Price any JAX program from what XLA compiled: `cost(f, *args)`.
+
+`program` gets the two stages of a program out of JAX, `hlo` reads their bytes, `trips` finds
+how often loops run, `count` prices each instruction, `report` sums up.
+"""
+
+from lintoolkit.cost.count import Branches, Loop, Op, Work
+from lintoolkit.cost.program import cost
+from lintoolkit.cost.report import Cost, View
+
+__all__ = ["Branches", "Cost", "Loop", "Op", "View", "Work", "cost"]

@@ -1,0 +1,349 @@
+"""Read a serialised `HloModuleProto` without protobuf: wire bytes to plain objects.
+
+Only the fields that pricing needs are decoded, by number; unknown ones are skipped, so newer
+versions of XLA, which only ever add fields, read alike. The numbers are those of `hlo.proto`
+and `xla_data.proto` in the XLA sources.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+# Element types: code in the file -> (name, bytes). Four- and two-bit types are stored packed.
+_DTYPES: dict[int, tuple[str, float]] = {
+    1: ("pred", 1), 2: ("s8", 1), 3: ("s16", 2), 4: ("s32", 4), 5: ("s64", 8),
+    6: ("u8", 1), 7: ("u16", 2), 8: ("u32", 4), 9: ("u64", 8),
+    10: ("f16", 2), 11: ("f32", 4), 12: ("f64", 8), 13: ("tuple", 0), 14: ("opaque", 0),
+    15: ("c64", 8), 16: ("bf16", 2), 17: ("token", 0), 18: ("c128", 16),
+    19: ("f8e5m2", 1), 20: ("f8e4m3fn", 1), 21: ("s4", 0.5), 22: ("u4", 0.5),
+    23: ("f8e4m3b11fnuz", 1), 24: ("f8e5m2fnuz", 1), 25: ("f8e4m3fnuz", 1),
+    26: ("s2", 0.25), 27: ("u2", 0.25), 28: ("f8e4m3", 1), 29: ("f8e3m4", 1),
+    30: ("s1", 0.125), 31: ("u1", 0.125), 32: ("f4e2m1fn", 0.5), 33: ("f8e8m0fnu", 1),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """An array's element type and sides, or a tuple of shapes."""
+
+    dtype: str
+    dims: tuple[int, ...] = ()
+    itemsize: float = 0.0
+    parts: tuple["Shape", ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of elements of an array; of a tuple, of all its arrays."""
+        return sum(p.size for p in self.parts) if self.parts else math.prod(self.dims)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the array, or of all arrays of the tuple."""
+        if self.parts:
+            return sum(part.bytes for part in self.parts)
+        return math.ceil(self.size * self.itemsize)
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether the elements are complex."""
+        return self.dtype in ("c64", "c128")
+
+    @property
+    def is_float(self) -> bool:
+        """Whether arithmetic on the elements is floating-point (real or complex)."""
+        return self.dtype.startswith(("f", "bf", "c"))
+
+
+@dataclass(frozen=True, slots=True)
+class WindowDimension:
+    """One spatial side of a window, as XLA's `WindowDimension`."""
+
+    size: int = 1
+    stride: int = 1
+    pad_low: int = 0
+    pad_high: int = 0
+    dilation: int = 1
+    base_dilation: int = 1
+
+
+@dataclass(eq=False)
+class Instruction:
+    """One HLO instruction; the rarer fields are decoded when asked for."""
+
+    raw: dict[int, list[Any]] = field(repr=False)
+    id: int
+    name: str
+    opcode: str
+    shape: Shape
+    op_name: str
+    frame: int
+    operands: list["Instruction"] = field(default_factory=list, repr=False)
+    called: list["Computation"] = field(default_factory=list, repr=False)
+
+    def number(self, key: int, default: int = 0) -> int:
+        """A scalar integer field."""
+        return _signed(self.raw[key][-1]) if key in self.raw else default
+
+    def numbers(self, key: int) -> list[int]:
+        """A repeated integer field, packed or not."""
+        return _integers(self.raw.get(key, ()))
+
+    def text(self, key: int) -> str:
+        """A string field."""
+        return bytes(self.raw[key][-1]).decode(errors="replace") if key in self.raw else ""
+
+    @property
+    def parameter(self) -> int:
+        """Which parameter of its computation this instruction is."""
+        return self.number(9)
+
+    @property
+    def tuple_index(self) -> int:
+        """Which element `get-tuple-element` takes."""
+        return self.number(13)
+
+    @property
+    def target(self) -> str:
+        """What a custom call calls."""
+        return self.text(28)
+
+    @property
+    def direction(self) -> str:
+        """LT, LE, GT, GE, EQ or NE of a `compare`."""
+        return self.text(63)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The backend's configuration, where it is JSON."""
+        try:
+            value = json.loads(self.text(43) or "{}")
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    @cached_property
+    def window(self) -> tuple[WindowDimension, ...]:
+        """The window of a convolution or windowed reduction."""
+        sides = []
+        for dimension in _messages(self.raw.get(15, ()), 1):
+            get = lambda key, default, d=dimension: _signed(d[key][-1]) if key in d else default
+            sides.append(
+                WindowDimension(
+                    get(1, 1), get(2, 1) or 1, get(3, 0), get(4, 0), get(5, 1) or 1, get(6, 1) or 1
+                )
+            )
+        return tuple(sides)
+
+    @cached_property
+    def convolution(self) -> dict[str, Any]:
+        """Which side is what in a convolution's operands and result."""
+        numbers = _fields(self.raw[16][-1])
+        one = lambda key: _signed(numbers[key][-1]) if key in numbers else 0
+        many = lambda key: _integers(numbers.get(key, ()))
+        return {
+            "kernel_in": one(3), "kernel_out": one(4), "kernel_spatial": many(6),
+            "batch": one(7), "features": one(8), "spatial": many(11),
+            "out_batch": one(9), "out_features": one(10), "out_spatial": many(12),
+        }  # fmt: skip
+
+    @cached_property
+    def dot(self) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Contracting sides of left and right, batch sides of left and right."""
+        if self.opcode == "ragged-dot":
+            numbers = _fields(_fields(self.raw[90][-1])[1][-1])
+        else:
+            numbers = _fields(self.raw[30][-1]) if 30 in self.raw else {}
+        left, right, left_batch, right_batch = (_integers(numbers.get(k, ())) for k in range(1, 5))
+        return left, right, left_batch, right_batch
+
+    @cached_property
+    def ragged_group(self) -> list[int]:
+        """The group sides of a ragged product's right operand."""
+        return _integers(_fields(self.raw[90][-1]).get(3, ()))
+
+    @cached_property
+    def scalar(self) -> int | None:
+        """The value of a constant that is one integer or boolean, else None."""
+        if self.opcode != "constant" or self.shape.dims or 8 not in self.raw:
+            return None
+        literal = _fields(self.raw[8][-1])
+        for key in (2, 4, 5, 6, 7):  # preds, s32s, s64s, u32s, u64s
+            if key in literal:
+                return _integers(literal[key])[0]
+        for key, code in ((15, "b"), (3, "B")):  # s8s, u8s
+            if key in literal:
+                return struct.unpack(code, literal[key][-1][:1])[0]
+        return None
+
+
+@dataclass(eq=False)
+class Computation:
+    """A list of instructions in order, the last of which need not be the root."""
+
+    id: int
+    name: str
+    instructions: list[Instruction]
+    root: Instruction
+    is_fusion: bool
+
+
+@dataclass(eq=False)
+class Module:
+    """A whole program: its entry computation and where each instruction came from."""
+
+    name: str
+    entry: Computation
+    computations: dict[int, Computation]
+    frames: list[tuple[str, str, int]]
+
+
+def read_module(data: bytes) -> Module:
+    """Decode a serialised `HloModuleProto`.
+
+    Args:
+        data: The wire bytes.
+
+    Returns:
+        The module with operands and called computations linked.
+
+    Raises:
+        ValueError: If the bytes are not such a module.
+    """
+    try:
+        top = _fields(data)
+        computations = {}
+        for body in top.get(3, ()):
+            computation = _read_computation(_fields(body))
+            computations[computation.id] = computation
+        for computation in computations.values():
+            by_id = {i.id: i for i in computation.instructions}
+            for i in computation.instructions:
+                i.operands = [by_id[key] for key in _integers(i.raw.get(36, ()))]
+                i.called = [computations[key] for key in _integers(i.raw.get(38, ()))]
+        entry = computations[_signed(top[6][-1])]
+        name = bytes(top[1][-1]).decode()
+        return Module(name, entry, computations, _read_frames(top))
+    except (KeyError, IndexError, struct.error, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(
+            f"read_module: data must be a serialised HloModuleProto, got {len(data)} bytes "
+            f"that do not decode as one ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _read_computation(fields: dict[int, list[Any]]) -> Computation:
+    instructions = [_read_instruction(_fields(body)) for body in fields.get(2, ())]
+    root_id = _signed(fields[6][-1])
+    root = next(i for i in instructions if i.id == root_id)
+    name = bytes(fields[1][-1]).decode()
+    is_fusion = bool(fields.get(7, [0])[-1])
+    return Computation(_signed(fields[5][-1]), name, instructions, root, is_fusion)
+
+
+def _read_instruction(raw: dict[int, list[Any]]) -> Instruction:
+    metadata = _fields(raw[7][-1]) if 7 in raw else {}
+    return Instruction(
+        raw=raw,
+        id=_signed(raw[35][-1]),
+        name=bytes(raw[1][-1]).decode(),
+        opcode=bytes(raw[2][-1]).decode(),
+        shape=_read_shape(_fields(raw[3][-1])),
+        op_name=bytes(metadata[2][-1]).decode() if 2 in metadata else "",
+        frame=_signed(metadata[15][-1]) if 15 in metadata else 0,
+    )
+
+
+def _read_shape(fields: dict[int, list[Any]]) -> Shape:
+    name, itemsize = _DTYPES.get(fields.get(2, [0])[-1], ("unknown", 0))
+    parts = tuple(_read_shape(_fields(body)) for body in fields.get(4, ()))
+    return Shape(name, tuple(_integers(fields.get(3, ()))), itemsize, parts)
+
+
+def _read_frames(top: dict[int, list[Any]]) -> list[tuple[str, str, int]]:
+    """Innermost (file, function, line) of each stack frame; entry 0 stands for none."""
+    if 17 not in top:
+        return [("", "", 0)]
+    index = _fields(top[17][-1])
+    texts = lambda key: ["", *(bytes(t).decode(errors="replace") for t in index.get(key, ()))]
+    files, functions = texts(1), texts(2)
+    places = [("", "", 0)]
+    for body in index.get(3, ()):
+        place = _fields(body)
+        at = lambda key, p=place: p[key][-1] if key in p else 0
+        places.append((files[at(1)], functions[at(2)], at(3)))
+    frames = [("", "", 0)]
+    for body in index.get(4, ()):
+        frame = _fields(body)
+        frames.append(places[frame[1][-1] if 1 in frame else 0])
+    return frames
+
+
+# --- protobuf wire format ------------------------------------------------------------------
+
+
+def _fields(data: Any) -> dict[int, list[Any]]:
+    """Field number -> its values in order: ints (unsigned) or memoryviews."""
+    found: dict[int, list[Any]] = {}
+    for key, value in _scan(memoryview(data)):
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _scan(view: memoryview) -> Iterator[tuple[int, Any]]:
+    at, end = 0, len(view)
+    while at < end:
+        tag, at = _varint(view, at)
+        kind = tag & 7
+        if kind == 0:
+            value, at = _varint(view, at)
+        elif kind == 2:
+            size, at = _varint(view, at)
+            value, at = view[at : at + size], at + size
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+            value, at = view[at : at + size], at + size
+        else:
+            raise IndexError(f"wire type {kind} at byte {at}")
+        if at > end:
+            raise IndexError(f"field {tag >> 3} runs past the end")
+        yield tag >> 3, value
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = view[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise IndexError(f"varint longer than ten bytes before byte {at}")
+
+
+def _signed(value: int) -> int:
+    """A 64-bit varint as the signed integer that it stands for."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _integers(values: Any) -> list[int]:
+    """A repeated integer field, each value plain or a packed run."""
+    numbers = []
+    for value in values:
+        if isinstance(value, int):
+            numbers.append(_signed(value))
+        else:
+            at = 0
+            while at < len(value):
+                number, at = _varint(value, at)
+                numbers.append(_signed(number))
+    return numbers
+
+
+def _messages(values: Any, key: int) -> list[dict[int, list[Any]]]:
+    """The repeated sub-messages number `key` of the last message in `values`."""
+    return [_fields(body) for body in _fields(values[-1]).get(key, ())] if values else []

@@ -1,0 +1,296 @@
+"""What a program costs, as people read it: totals, parts, and the two stages side by side."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lintoolkit.cost.count import Branches, Loop, Op, Tally
+
+# Parts of an op name that JAX adds around what the program itself names.
+_WRAPPERS = re.compile(r"^(?:jvp|transpose|vmap|remat|linearize)\((.*)\)$")
+_CONTROL = frozenset(
+    "while body cond closed_call checkpoint rematted_computation pjit custom_jvp_call "
+    "custom_vjp_call core_call shard_map".split()
+)
+UNSCOPED = "(no scope)"
+COMPILER = "(compiler)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One stage of a program, counted: `lowered` (as written) or `compiled` (as run).
+
+    Attributes:
+        stage: ``"lowered"`` or ``"compiled"``.
+        ops: Every instruction that works or moves data, with all its runs.
+        loops: Every loop as reached in the program.
+        branches: Every conditional; its dearest branch is the one counted.
+        uncounted: What is not priced, by name, with the number of runs.
+    """
+
+    stage: str
+    ops: tuple[Op, ...]
+    loops: tuple[Loop, ...]
+    branches: tuple[Branches, ...]
+    uncounted: Mapping[str, int]
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations; a multiply-add is two, transcendentals are apart."""
+        return sum(op.work.flops for op in self.ops)
+
+    @property
+    def matmul_flops(self) -> int:
+        """FLOPs of products: dots and convolutions."""
+        return sum(op.work.products for op in self.ops)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the products: half of `matmul_flops`."""
+        return self.matmul_flops // 2
+
+    @property
+    def transcendentals(self) -> int:
+        """Evaluations of exp, log, tanh, sqrt and their like, not part of `flops`."""
+        return sum(op.work.transcendentals for op in self.ops)
+
+    @property
+    def integer_ops(self) -> int:
+        """Integer and boolean operations (indices, random bits), not part of `flops`."""
+        return sum(op.work.integer for op in self.ops)
+
+    @property
+    def bytes_accessed(self) -> int:
+        """Bytes that the instructions read and write; a fusion counts from outside."""
+        return sum(op.bytes for op in self.ops)
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs a byte; zero where nothing is moved."""
+        moved = self.bytes_accessed
+        return self.flops / moved if moved else 0.0
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is uncounted, every trip count is sure and branches cost alike."""
+        return (
+            not self.uncounted
+            and all(loop.kind == "exact" for loop in self.loops)
+            and all(len(set(cond.flops)) < 2 for cond in self.branches)
+        )
+
+    def by_op(self) -> dict[str, int]:
+        """FLOPs of each HLO opcode, largest first; they sum to `flops`."""
+        return _sums((op.opcode, op.work.flops) for op in self.ops)
+
+    def by_category(self) -> dict[str, int]:
+        """FLOPs of products, elementwise work, reductions, linalg, fft; they sum to `flops`."""
+        return _sums((op.category, op.work.flops) for op in self.ops)
+
+    def by_scope(self, depth: int = 1) -> dict[str, int]:
+        """FLOPs of each named scope down to `depth` names, largest first; they sum to `flops`.
+
+        Args:
+            depth: How many names of the path to keep, at least 1.
+
+        Returns:
+            ``"block/attention" -> FLOPs``; ops outside every scope stand under "(no scope)".
+
+        Raises:
+            ValueError: If `depth` is not a positive integer.
+        """
+        if depth < 1:
+            raise ValueError(f"by_scope: depth must be at least 1, got {depth}.")
+        pairs = (("/".join(scope_of(op.name)[:depth]), op.work.flops) for op in self.ops)
+        return _sums((name or UNSCOPED, flops) for name, flops in pairs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All totals and parts as JSON-ready values."""
+        return {
+            "flops": self.flops,
+            "macs": self.macs,
+            "matmul_flops": self.matmul_flops,
+            "transcendentals": self.transcendentals,
+            "integer_ops": self.integer_ops,
+            "bytes_accessed": self.bytes_accessed,
+            "intensity": self.intensity,
+            "exact": self.exact,
+            "loops": [{"name": x.name, "trips": x.trips, "kind": x.kind} for x in self.loops],
+            "branches": [{"name": x.name, "flops": list(x.flops)} for x in self.branches],
+            "uncounted": dict(self.uncounted),
+            "by_op": self.by_op(),
+            "by_category": self.by_category(),
+            "by_scope": self.by_scope(),
+        }
+
+
+def view(stage: str, tally: Tally) -> View:
+    """A `View` of what a walk found."""
+    return View(
+        stage=stage,
+        ops=tuple(tally.ops),
+        loops=tuple(tally.loops),
+        branches=tuple(tally.branches),
+        uncounted=dict(tally.uncounted),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost(View):
+    """What one program costs: as compiled, as written, and by XLA's own account.
+
+    The totals are the compiled program's, which is what runs; where the runtime does not show
+    it they are the lowered one's (see `stage`). `str()` gives a table.
+
+    Attributes:
+        name: What was priced.
+        platform: The platform that it was compiled for.
+        lowered: The program before optimisation, or None where a compiled one was given.
+        compiled: The program after it, or None where the runtime does not show it.
+        xla_flops: ``cost_analysis()["flops"]``, or None where XLA gives none.
+        read_from: Which of JAX's accessors gave the compiled program.
+    """
+
+    name: str
+    platform: str
+    lowered: View | None
+    compiled: View | None
+    xla_flops: int | None
+    read_from: str
+
+    def by_scope(self, depth: int = 1) -> dict[str, int]:
+        """FLOPs of each named scope, largest first; they sum to `flops`.
+
+        Names are taken from the lowered program, where they are complete. What compiling adds
+        or (negative) saves stands under "(compiler)".
+
+        Args:
+            depth: How many names of the path to keep, at least 1.
+
+        Returns:
+            ``"block/attention" -> FLOPs``.
+        """
+        if self.lowered is None:
+            return View.by_scope(self, depth)
+        parts = self.lowered.by_scope(depth)
+        rest = self.flops - self.lowered.flops
+        return {**parts, COMPILER: rest} if rest else parts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON-ready values."""
+        return {
+            "name": self.name,
+            "platform": self.platform,
+            "read_from": self.read_from,
+            "xla_flops": self.xla_flops,
+            **View.to_dict(self),
+            "lowered": self.lowered and self.lowered.to_dict(),
+            "compiled": self.compiled and self.compiled.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        """A table: totals of both stages, XLA's own count where it is off, loops, scopes."""
+        stages = [stage for stage in (self.lowered, self.compiled) if stage]
+        lines = [f"{self.name} on {self.platform}"]
+        lines.append(_line("", *(stage.stage for stage in stages)))
+        for label, pick in _TOTALS:
+            values = [pick(stage) for stage in stages]
+            if any(values) or label in ("FLOPs", "bytes accessed"):
+                lines.append(_line(label, *(f"{value:,}" for value in values)))
+        lines.append(_line("FLOPs per byte", *(f"{stage.intensity:.3g}" for stage in stages)))
+        lines += _xla_lines(self.xla_flops, self.flops)
+        lines += _loop_lines(self.loops)
+        for cond in self.branches:
+            each = " or ".join(f"{flops:,}" for flops in cond.flops)
+            lines.append(f"branches of {_place(cond.name)}: {each} FLOPs, the most is counted")
+        for what, runs in self.uncounted.items():
+            lines.append(f"not counted: {what}, {runs:,} x")
+        scopes = self.by_scope()
+        if set(scopes) - {UNSCOPED, COMPILER}:
+            lines.append("FLOPs by scope")
+            lines += [_line(f"  {name}", f"{value:,}") for name, value in scopes.items()]
+        lines.append("exact" if self.exact else "not exact: see above")
+        return "\n".join(lines)
+
+
+_TOTALS = (
+    ("FLOPs", lambda v: v.flops),
+    ("  products", lambda v: v.matmul_flops),
+    ("  elementwise", lambda v: v.by_category().get("elementwise", 0)),
+    ("  reductions", lambda v: v.by_category().get("reduction", 0)),
+    ("  linalg", lambda v: v.by_category().get("linalg", 0)),
+    ("  fft", lambda v: v.by_category().get("fft", 0)),
+    ("transcendentals", lambda v: v.transcendentals),
+    ("bytes accessed", lambda v: v.bytes_accessed),
+)
+
+
+def _line(label: str, *values: str) -> str:
+    return (f"{label:<24}" + "".join(f"{value:>24}" for value in values)).rstrip()
+
+
+def _xla_lines(xla: int | None, ours: int) -> list[str]:
+    """XLA's own count, where it is more than 1 % off."""
+    if xla is None or abs(xla - ours) <= 0.01 * max(ours, 1):
+        return []
+    ratio = f", {xla / ours:.3g} of ours" if ours else ""
+    return [f"XLA's own count: {xla:,} FLOPs{ratio}"]
+
+
+def _loop_lines(loops: Iterable[Loop]) -> list[str]:
+    """One line for each different loop."""
+    lines = {f"loop {_place(x.name)}: {x.trips:,} trips, {x.kind}": None for x in loops}
+    return list(lines)
+
+
+def _place(name: str) -> str:
+    return "/".join(scope_of(name)) or "at top level"
+
+
+def scope_of(op_name: str) -> list[str]:
+    """The program's own names on the way to an op, outermost first.
+
+    JAX's wrappers (`jvp`, `transpose`, `vmap`, `jit`), its control-flow names and the
+    primitive at the end are left out, and a jitted function that names its scope after itself
+    appears once.
+
+    Args:
+        op_name: Such as ``"jit(f)/transpose(jvp(block))/while/body/attention/dot_general"``.
+
+    Returns:
+        Such as ``["block", "attention"]``.
+    """
+    names: list[str] = []
+    for part in _split(op_name)[1:-1]:
+        inner = part
+        while match := _WRAPPERS.match(inner):
+            inner = match[1]
+        for name in _split(inner):
+            jitted = re.match(r"^p?jit\((.*)\)$", name)
+            bare = jitted[1] if jitted else name
+            hidden = jitted and (bare.startswith("_") or "<" in bare)
+            control = bare in _CONTROL or re.match(r"^branch_\d+_fun$", bare)
+            if bare and not control and not hidden and names[-1:] != [bare]:
+                names.append(bare)
+    return names
+
+
+def _split(path: str) -> list[str]:
+    """Split at slashes outside parentheses."""
+    parts, depth, start = [], 0, 0
+    for at, char in enumerate(path):
+        depth += (char == "(") - (char == ")")
+        if char == "/" and depth == 0:
+            parts.append(path[start:at])
+            start = at + 1
+    return [*parts, path[start:]]
+
+
+def _sums(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Totals by name, largest first, without the empty ones."""
+    totals: dict[str, int] = {}
+    for name, value in pairs:
+        totals[name] = totals.get(name, 0) + value
+    ranked = sorted(totals.items(), key=lambda item: -item[1])
+    return {name: value for name, value in ranked if value}
