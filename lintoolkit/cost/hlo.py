@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-# Element types: code in the file -> (name, bytes). Four- and two-bit types are stored packed.
-_DTYPES: dict[int, tuple[str, float]] = {
-    1: ("pred", 1), 2: ("s8", 1), 3: ("s16", 2), 4: ("s32", 4), 5: ("s64", 8),
-    6: ("u8", 1), 7: ("u16", 2), 8: ("u32", 4), 9: ("u64", 8),
-    10: ("f16", 2), 11: ("f32", 4), 12: ("f64", 8), 13: ("tuple", 0), 14: ("opaque", 0),
-    15: ("c64", 8), 16: ("bf16", 2), 17: ("token", 0), 18: ("c128", 16),
-    19: ("f8e5m2", 1), 20: ("f8e4m3fn", 1), 21: ("s4", 0.5), 22: ("u4", 0.5),
-    23: ("f8e4m3b11fnuz", 1), 24: ("f8e5m2fnuz", 1), 25: ("f8e4m3fnuz", 1),
-    26: ("s2", 0.25), 27: ("u2", 0.25), 28: ("f8e4m3", 1), 29: ("f8e3m4", 1),
-    30: ("s1", 0.125), 31: ("u1", 0.125), 32: ("f4e2m1fn", 0.5), 33: ("f8e8m0fnu", 1),
+# Element types: code in the file -> (name, bits).
+_DTYPES: dict[int, tuple[str, int]] = {
+    1: ("pred", 8), 2: ("s8", 8), 3: ("s16", 16), 4: ("s32", 32), 5: ("s64", 64),
+    6: ("u8", 8), 7: ("u16", 16), 8: ("u32", 32), 9: ("u64", 64),
+    10: ("f16", 16), 11: ("f32", 32), 12: ("f64", 64), 13: ("tuple", 0), 14: ("opaque", 0),
+    15: ("c64", 64), 16: ("bf16", 16), 17: ("token", 0), 18: ("c128", 128),
+    19: ("f8e5m2", 8), 20: ("f8e4m3fn", 8), 21: ("s4", 4), 22: ("u4", 4),
+    23: ("f8e4m3b11fnuz", 8), 24: ("f8e5m2fnuz", 8), 25: ("f8e4m3fnuz", 8),
+    26: ("s2", 2), 27: ("u2", 2), 28: ("f8e4m3", 8), 29: ("f8e3m4", 8),
+    30: ("s1", 1), 31: ("u1", 1), 32: ("f4e2m1fn", 4), 33: ("f8e8m0fnu", 8),
 }  # fmt: skip
 
 
@@ -32,7 +32,7 @@ class Shape:
 
     dtype: str
     dims: tuple[int, ...] = ()
-    itemsize: float = 0.0
+    bits: int = 0
     parts: tuple["Shape", ...] = ()
 
     @property
@@ -45,7 +45,7 @@ class Shape:
         """Bytes of the array, or of all arrays of the tuple."""
         if self.parts:
             return sum(part.bytes for part in self.parts)
-        return math.ceil(self.size * self.itemsize)
+        return -(-self.size * self.bits // 8)
 
     @property
     def is_complex(self) -> bool:
@@ -86,7 +86,7 @@ class Instruction:
 
     def number(self, key: int, default: int = 0) -> int:
         """A scalar integer field."""
-        return _signed(self.raw[key][-1]) if key in self.raw else default
+        return _integer(self.raw, key, default)
 
     def numbers(self, key: int) -> list[int]:
         """A repeated integer field, packed or not."""
@@ -94,7 +94,7 @@ class Instruction:
 
     def text(self, key: int) -> str:
         """A string field."""
-        return bytes(self.raw[key][-1]).decode(errors="replace") if key in self.raw else ""
+        return _text(self.raw, key)
 
     @property
     def parameter(self) -> int:
@@ -133,7 +133,12 @@ class Instruction:
             get = lambda key, default, d=dimension: _signed(d[key][-1]) if key in d else default
             sides.append(
                 WindowDimension(
-                    get(1, 1), get(2, 1) or 1, get(3, 0), get(4, 0), get(5, 1) or 1, get(6, 1) or 1
+                    get(1, 1),
+                    get(2, 1) or 1,
+                    get(3, 0),
+                    get(4, 0),
+                    get(5, 1) or 1,
+                    get(6, 1) or 1,
                 )
             )
         return tuple(sides)
@@ -142,7 +147,7 @@ class Instruction:
     def convolution(self) -> dict[str, Any]:
         """Which side is what in a convolution's operands and result."""
         numbers = _fields(self.raw[16][-1])
-        one = lambda key: _signed(numbers[key][-1]) if key in numbers else 0
+        one = lambda key: _integer(numbers, key)
         many = lambda key: _integers(numbers.get(key, ()))
         return {
             "kernel_in": one(3), "kernel_out": one(4), "kernel_spatial": many(6),
@@ -157,7 +162,9 @@ class Instruction:
             numbers = _fields(_fields(self.raw[90][-1])[1][-1])
         else:
             numbers = _fields(self.raw[30][-1]) if 30 in self.raw else {}
-        left, right, left_batch, right_batch = (_integers(numbers.get(k, ())) for k in range(1, 5))
+        left, right, left_batch, right_batch = (
+            _integers(numbers.get(k, ())) for k in range(1, 5)
+        )
         return left, right, left_batch, right_batch
 
     @cached_property
@@ -224,10 +231,10 @@ def read_module(data: bytes) -> Module:
             for i in computation.instructions:
                 i.operands = [by_id[key] for key in _integers(i.raw.get(36, ()))]
                 i.called = [computations[key] for key in _integers(i.raw.get(38, ()))]
-        entry = computations[_signed(top[6][-1])]
-        name = bytes(top[1][-1]).decode()
+        entry = computations[_integer(top, 6)]
+        name = _text(top, 1)
         return Module(name, entry, computations, _read_frames(top))
-    except (KeyError, IndexError, struct.error, UnicodeDecodeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(
             f"read_module: data must be a serialised HloModuleProto, got {len(data)} bytes "
             f"that do not decode as one ({type(error).__name__}: {error})"
@@ -236,30 +243,30 @@ def read_module(data: bytes) -> Module:
 
 def _read_computation(fields: dict[int, list[Any]]) -> Computation:
     instructions = [_read_instruction(_fields(body)) for body in fields.get(2, ())]
-    root_id = _signed(fields[6][-1])
-    root = next(i for i in instructions if i.id == root_id)
-    name = bytes(fields[1][-1]).decode()
+    root_id = _integer(fields, 6)
+    root = {i.id: i for i in instructions}[root_id]
+    name = _text(fields, 1)
     is_fusion = bool(fields.get(7, [0])[-1])
-    return Computation(_signed(fields[5][-1]), name, instructions, root, is_fusion)
+    return Computation(_integer(fields, 5), name, instructions, root, is_fusion)
 
 
 def _read_instruction(raw: dict[int, list[Any]]) -> Instruction:
     metadata = _fields(raw[7][-1]) if 7 in raw else {}
     return Instruction(
         raw=raw,
-        id=_signed(raw[35][-1]),
-        name=bytes(raw[1][-1]).decode(),
-        opcode=bytes(raw[2][-1]).decode(),
+        id=_integer(raw, 35),
+        name=_text(raw, 1),
+        opcode=_text(raw, 2),
         shape=_read_shape(_fields(raw[3][-1])),
-        op_name=bytes(metadata[2][-1]).decode() if 2 in metadata else "",
-        frame=_signed(metadata[15][-1]) if 15 in metadata else 0,
+        op_name=_text(metadata, 2),
+        frame=_integer(metadata, 15),
     )
 
 
 def _read_shape(fields: dict[int, list[Any]]) -> Shape:
-    name, itemsize = _DTYPES.get(fields.get(2, [0])[-1], ("unknown", 0))
+    name, bits = _DTYPES.get(fields.get(2, [0])[-1], ("unknown", 0))
     parts = tuple(_read_shape(_fields(body)) for body in fields.get(4, ()))
-    return Shape(name, tuple(_integers(fields.get(3, ()))), itemsize, parts)
+    return Shape(name, tuple(_integers(fields.get(3, ()))), bits, parts)
 
 
 def _read_frames(top: dict[int, list[Any]]) -> list[tuple[str, str, int]]:
@@ -267,17 +274,17 @@ def _read_frames(top: dict[int, list[Any]]) -> list[tuple[str, str, int]]:
     if 17 not in top:
         return [("", "", 0)]
     index = _fields(top[17][-1])
-    texts = lambda key: ["", *(bytes(t).decode(errors="replace") for t in index.get(key, ()))]
+    texts = lambda key: ["", *(_text({0: [text]}, 0) for text in index.get(key, ()))]
     files, functions = texts(1), texts(2)
     places = [("", "", 0)]
     for body in index.get(3, ()):
         place = _fields(body)
-        at = lambda key, p=place: p[key][-1] if key in p else 0
-        places.append((files[at(1)], functions[at(2)], at(3)))
+        file, function = files[_integer(place, 1)], functions[_integer(place, 2)]
+        places.append((file, function, _integer(place, 3)))
     frames = [("", "", 0)]
     for body in index.get(4, ()):
         frame = _fields(body)
-        frames.append(places[frame[1][-1] if 1 in frame else 0])
+        frames.append(places[_integer(frame, 1)])
     return frames
 
 
@@ -293,6 +300,7 @@ def _fields(data: Any) -> dict[int, list[Any]]:
 
 
 def _scan(view: memoryview) -> Iterator[tuple[int, Any]]:
+    value: Any
     at, end = 0, len(view)
     while at < end:
         tag, at = _varint(view, at)
@@ -342,6 +350,16 @@ def _integers(values: Any) -> list[int]:
                 number, at = _varint(value, at)
                 numbers.append(_signed(number))
     return numbers
+
+
+def _integer(fields: dict[int, list[Any]], key: int, default: int = 0) -> int:
+    """A scalar integer field; a default value is left out of the wire."""
+    return _signed(fields[key][-1]) if key in fields else default
+
+
+def _text(fields: dict[int, list[Any]], key: int) -> str:
+    """A string field, empty where it is left out."""
+    return fields[key][-1].tobytes().decode(errors="replace") if key in fields else ""
 
 
 def _messages(values: Any, key: int) -> list[dict[int, list[Any]]]:

@@ -5,6 +5,7 @@ compiled one with a fallback.
 """
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,9 @@ from lintoolkit.cost.hlo import read_module
 from lintoolkit.cost.report import Cost, View, view
 
 
-def cost(fn: Callable | jax.stages.Lowered | jax.stages.Compiled, *args: Any, **kwargs: Any) -> Cost:
+def cost(
+    fn: Callable | jax.stages.Lowered | jax.stages.Compiled, *args: Any, **kwargs: Any
+) -> Cost:
     """Price a JAX program: FLOPs, bytes and loops, read from what XLA compiled.
 
     The program is traced once, lowered and compiled for the default device (or for where its
@@ -96,7 +99,8 @@ def _price(stage: jax.stages.Lowered | jax.stages.Compiled, name: str) -> Cost:
 
 def lowered_bytes(lowered: jax.stages.Lowered) -> bytes:
     """The serialised HLO module before optimisation."""
-    return lowered.compiler_ir("hlo").as_serialized_hlo_module_proto()
+    module: Any = lowered.compiler_ir("hlo")
+    return module.as_serialized_hlo_module_proto()
 
 
 def compiled_bytes(compiled: jax.stages.Compiled) -> tuple[bytes | None, str]:
@@ -109,15 +113,13 @@ def compiled_bytes(compiled: jax.stages.Compiled) -> tuple[bytes | None, str]:
         The bytes, or None where the runtime shows neither the module nor its text.
     """
     try:
-        module = compiled.runtime_executable().hlo_modules()[0]
-        return module.as_serialized_hlo_module_proto(), "hlo_modules"
+        executable: Any = compiled.runtime_executable()
+        return executable.hlo_modules()[0].as_serialized_hlo_module_proto(), "hlo_modules"
     except (AttributeError, IndexError, NotImplementedError, jax.errors.JaxRuntimeError):
         pass
     try:
-        from jax._src.lib import xla_client
-
-        parse = xla_client._xla.hlo_module_from_text
-        return parse(compiled.as_text()).as_serialized_hlo_module_proto(), "as_text"
+        parsed = importlib.import_module("jaxlib._hlo").hlo_module_from_text(compiled.as_text())
+        return parsed.as_serialized_hlo_module_proto(), "as_text"
     except (ImportError, AttributeError, TypeError, ValueError, jax.errors.JaxRuntimeError):
         return None, "lowered only"
 

@@ -97,7 +97,7 @@ class Scope:
 
 
 def _arithmetic(i: Instruction, values: list[Any]) -> Any:
-    """An integer operation on abstract scalars; None where the result is not of a known form."""
+    """An integer operation on abstract scalars; None where nothing is known of it."""
     first, second = values[0], values[1] if len(values) > 1 else None
     if all(isinstance(v, int) for v in values):
         return _on_integers(i, values)
