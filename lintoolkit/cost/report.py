@@ -10,8 +10,8 @@ from lintoolkit.cost.count import Branches, Loop, Op, Tally
 # Parts of an op name that JAX adds around what the program itself names.
 _WRAPPERS = re.compile(r"^(?:jvp|transpose|vmap|remat|linearize)\((.*)\)$")
 _CONTROL = frozenset(
-    "while body cond closed_call eval_jaxpr checkpoint rematted_computation pjit custom_jvp_call "
-    "custom_vjp_call core_call shard_map".split()
+    "while body cond closed_call eval_jaxpr checkpoint rematted_computation pjit "
+    "custom_jvp_call custom_vjp_call core_call shard_map".split()
 )
 UNSCOPED = "(no scope)"
 COMPILER = "(compiler)"
