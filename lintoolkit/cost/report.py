@@ -210,7 +210,8 @@ class Cost(View):
         if set(scopes) - {UNSCOPED, COMPILER}:
             lines.append("FLOPs by scope")
             lines += [_line(f"  {name}", f"{value:,}") for name, value in scopes.items()]
-        lines.append("exact" if self.exact else "not exact: see above")
+        sure = "exact: nothing uncounted, every trip count known"
+        lines.append(sure if self.exact else "not exact: see above")
         return "\n".join(lines)
 
 

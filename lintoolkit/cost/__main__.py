@@ -1,0 +1,94 @@
+"""Price a function from the shell: ``python -m lintoolkit.cost module:function 'f32[128,784]'``.
+
+Arguments are shapes as HLO writes them, one for each array; nothing is allocated.
+"""
+
+import argparse
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from lintoolkit.cost import cost
+
+_DTYPES = {
+    "f64": jnp.float64, "f32": jnp.float32, "f16": jnp.float16, "bf16": jnp.bfloat16,
+    "c64": jnp.complex64, "c128": jnp.complex128, "pred": jnp.bool_,
+    "s8": jnp.int8, "s16": jnp.int16, "s32": jnp.int32, "s64": jnp.int64,
+    "u8": jnp.uint8, "u16": jnp.uint16, "u32": jnp.uint32, "u64": jnp.uint64,
+}  # fmt: skip
+
+
+def parse_shape(text: str) -> jax.ShapeDtypeStruct:
+    """Read ``f32[128,784]`` or ``s32[]``.
+
+    Args:
+        text: Element type and sides.
+
+    Returns:
+        The abstract array.
+
+    Raises:
+        ValueError: If the text is not of that form.
+    """
+    match = re.fullmatch(r"(\w+)\[(\d+(?:,\d+)*)?\]", text.replace(" ", ""))
+    if not match or match[1] not in _DTYPES:
+        raise ValueError(
+            f"{text!r} is not a shape; write an element type ({', '.join(_DTYPES)}) and sides, "
+            "such as f32[128,784], or s32[] for a scalar."
+        )
+    sides = tuple(int(side) for side in match[2].split(",")) if match[2] else ()
+    return jax.ShapeDtypeStruct(sides, _DTYPES[match[1]])
+
+
+def find_function(name: str) -> object:
+    """Import ``module:function``; dots after the colon reach into classes.
+
+    Args:
+        name: Such as ``jax.numpy:dot``.
+
+    Returns:
+        What the name stands for.
+
+    Raises:
+        ValueError: If there is no such module or name in it.
+    """
+    module, colon, path = name.partition(":")
+    try:
+        found: object = importlib.import_module(module)
+        for part in path.split(".") if colon else [""]:
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{name!r} does not name a function ({error}); write module:function, such as "
+            "jax.numpy:dot."
+        ) from error
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0 when a table was printed, 2 for a bad call."""
+    parser = argparse.ArgumentParser(prog="python -m lintoolkit.cost", description=__doc__)
+    parser.add_argument("function", help="module:function")
+    parser.add_argument("shapes", nargs="*", help="one shape an argument, such as f32[128,784]")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(arguments)
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        if any("64[" in text or "128[" in text for text in options.shapes):
+            jax.config.update("jax_enable_x64", True)
+        shapes = [parse_shape(text) for text in options.shapes]
+        priced = cost(find_function(options.function), *shapes)  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(priced.to_dict(), indent=2) if options.json else priced)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

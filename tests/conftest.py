@@ -1,0 +1,39 @@
+"""Strict numerics for every test: silent promotion and low-precision products are errors."""
+
+import zlib
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers of the test's own, the same on every run."""
+    return np.random.default_rng(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture
+def as_a_user():
+    """Turn jaxtyping's checks off, so that the library's own messages are what is tested."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+class _ReadmeAsPrinted:
+    """The README shows what users see, who have not turned 64-bit numbers on."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        with jax.enable_x64(not item.nodeid.startswith("README.md")):
+            return (yield)
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(_ReadmeAsPrinted())
