@@ -341,6 +341,35 @@ def test_scopes_are_the_programs_own_names_and_sum_to_the_whole():
         c.by_scope(0)
 
 
+def test_phases_sources_and_dtypes_sum_to_the_whole():
+    def loss(w, x):
+        step = jax.checkpoint(lambda h: jnp.tanh(jnp.tanh(h @ w) @ w))
+        return (step(x) ** 2).sum()
+
+    def update(w, x):
+        return w - 0.1 * jax.grad(loss)(w, x)
+
+    n = 32
+    c = cost(update, spec(n, n), spec(n, n))
+    unit = 2 * n**3
+    # Two products forward; as many again for the second one's input; three backward, because
+    # nobody asks for the gradient of x.
+    phases = c.lowered.by_phase()
+    assert phases["optimizer"] == 2 * n * n
+    for phase, products in (("forward", 2), ("backward", 3), ("recompute", 2)):
+        assert phases[phase] == pytest.approx(products * unit, rel=0.2)
+    for parts in (c.by_phase(), c.by_source(), c.by_dtype(), c.by_scope(), c.by_category()):
+        assert sum(parts.values()) == c.flops
+    assert set(c.lowered.by_dtype()) == {"f32"}
+    line = max(c.lowered.by_source(), key=c.lowered.by_source().get)
+    assert "test_cost.py" in line
+
+
+def test_half_precision_is_what_was_asked_for():
+    c = cost(jnp.matmul, *2 * [spec(16, 16, dtype=jnp.bfloat16)])
+    assert c.by_dtype() == {"bf16": 2 * 16**3}
+
+
 def test_a_function_is_named_once_when_its_scope_bears_its_name():
     params = {"kernel": spec(7, 5), "bias": spec(5)}
     assert set(cost(layers.dense, params, spec(3, 7)).lowered.by_scope(9)) == {"dense"}

@@ -1,5 +1,6 @@
-"""Price a function from the shell: ``python -m lintoolkit.cost module:function 'f32[128,784]'``.
+"""Price a function from the shell.
 
+``python -m lintoolkit.cost jax.numpy:dot 'f32[128,784]' 'f32[784,10]'`` prints a table.
 Arguments are shapes as HLO writes them, one for each array; nothing is allocated.
 """
 

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from lintoolkit.cost import linalg
 from lintoolkit.cost.hlo import Computation, Instruction, Module, WindowDimension
 from lintoolkit.cost.trips import Kind, Scope, count_trips, invariants
 
@@ -30,7 +31,8 @@ INTEGER = frozenset(
 )
 # Data that are moved, renamed or made up; no arithmetic.
 FREE = frozenset(
-    "add-dependency after-all all-gather all-gather-done all-gather-start all-to-all "
+    "add-dependency after-all all-gather all-gather-done all-gather-start all-reduce-done "
+    "all-to-all "
     "async-done async-update bitcast bitcast-convert broadcast collective-broadcast "
     "collective-permute collective-permute-done collective-permute-start complex concatenate "
     "constant convert copy copy-done copy-start domain dynamic-reshape dynamic-slice "
@@ -67,6 +69,14 @@ class Work(NamedTuple):
     def plus(self, other: "Work") -> "Work":
         """Both."""
         return Work(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Price(NamedTuple):
+    """One run of an instruction: its category, its work, and whether that is an estimate."""
+
+    category: str
+    work: Work
+    estimate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +118,7 @@ class Tally:
     loops: list[Loop] = field(default_factory=list)
     branches: list[Branches] = field(default_factory=list)
     uncounted: Counter[str] = field(default_factory=Counter)
+    estimates: Counter[str] = field(default_factory=Counter)
 
 
 def count_module(module: Module) -> Tally:
@@ -190,13 +201,16 @@ class _Walk:
         self.tally.branches += dearest.branches
         for tally in tallies:  # unknown work in any branch leaves the whole uncertain
             self.tally.uncounted |= tally.uncounted
+            self.tally.estimates |= tally.estimates
 
     def instruction(self, i: Instruction, times: int, name: str, *, fused: bool) -> None:
         """Add one instruction that contains no control flow."""
-        category, work = price(i)
+        category, work, estimate = price(i)
+        what = f"custom-call {i.target}" if i.opcode == "custom-call" else i.opcode
         if category == "uncounted":
-            what = f"custom-call {i.target}" if i.opcode == "custom-call" else i.opcode
             self.tally.uncounted[what] += times
+        elif estimate:
+            self.tally.estimates[what] += times
         traffic = 0 if fused else bytes_accessed(i)
         if any(work) or traffic:
             frame = i.frame if i.frame < len(self.module.frames) else 0
@@ -216,37 +230,38 @@ class _Walk:
 # --- operations ----------------------------------------------------------------------------
 
 
-def price(i: Instruction) -> tuple[str, Work]:
-    """The category of an instruction and the work of one run of it.
+def price(i: Instruction) -> Price:
+    """What one run of an instruction costs.
 
     Args:
         i: Any instruction but control flow.
 
     Returns:
-        One of product, elementwise, reduction, linalg, fft, movement, uncounted; and the work.
+        Its category (product, elementwise, reduction, linalg, fft, movement or uncounted) and
+        work.
     """
     op = i.opcode
     if op in FREE or op == "fusion":
-        return "movement", Work()
-    if op in ("dot", "convolution", "ragged-dot"):
-        macs = {"dot": _dot_macs, "convolution": _convolution_macs, "ragged-dot": _ragged_macs}
-        flops = macs[op](i) * (8 if i.operands[0].shape.is_complex else 2)
-        return "product", Work(flops=flops, products=flops)
+        return Price("movement", Work())
+    if op in _PRODUCTS:
+        flops = _PRODUCTS[op](i) * (8 if i.operands[0].shape.is_complex else 2)
+        return Price("product", Work(flops=flops, products=flops))
     if op in ARITHMETIC or op in TRANSCENDENTAL or op in INTEGER:
-        return "elementwise", _elementwise(i)
+        return Price("elementwise", _elementwise(i))
     if op in ("reduce", "reduce-window", "scatter", "select-and-scatter", "map"):
-        return "reduction", _reduction(i)
+        return Price("reduction", _reduction(i))
     if op in ("all-reduce", "all-reduce-start", "reduce-scatter"):
-        return "reduction", _combiner(i).times(i.operands[0].shape.size)
-    if op == "all-reduce-done":
-        return "movement", Work()
+        return Price("reduction", _fold(i.called[0]).times(i.operands[0].shape.size))
     if op in ("cholesky", "triangular-solve"):
-        return "linalg", Work(flops=_triangular_flops(i))
+        return Price("linalg", Work(flops=_triangular_flops(i)))
     if op == "fft":
-        return "fft", Work(flops=_fft_flops(i))
-    if op == "custom-call" and i.target.startswith(ANNOTATIONS):
-        return "movement", Work()
-    return "uncounted", Work()
+        return Price("fft", Work(flops=_fft_flops(i)))
+    if op == "custom-call":
+        if i.target.startswith(ANNOTATIONS):
+            return Price("movement", Work())
+        if called := linalg.price_call(i):
+            return Price("linalg", Work(flops=round(called.flops)), called.estimate)
+    return Price("uncounted", Work())
 
 
 def _elementwise(i: Instruction) -> Work:
@@ -264,11 +279,11 @@ def _elementwise(i: Instruction) -> Work:
     return Work(flops=real.get(i.opcode, 1) * n)
 
 
-def _combiner(i: Instruction) -> Work:
+def _fold(combiner: Computation) -> Work:
     """Work of one application of the function that a reduction folds with."""
     total = Work()
-    for inner in i.called[0].instructions if i.called else ():
-        total = total.plus(price(inner)[1])
+    for inner in combiner.instructions:
+        total = total.plus(price(inner).work)
     return total
 
 
@@ -277,22 +292,19 @@ def _reduction(i: Instruction) -> Work:
     first = i.operands[0].shape
     out = i.shape.parts[0].size if i.shape.parts else i.shape.size
     if i.opcode == "reduce":
-        return _combiner(i).times(max(first.size - out, 0))
+        return _fold(i.called[0]).times(max(first.size - out, 0))
     if i.opcode == "map":
-        return _combiner(i).times(out)
+        return _fold(i.called[0]).times(out)
     if i.opcode == "scatter":  # operands: n arrays, the indices, n updates
         updates = i.operands[len(i.operands) // 2 + 1].shape
-        return _combiner(i).times(updates.size)
+        return _fold(i.called[0]).times(updates.size)
     if i.opcode == "select-and-scatter":  # choose within each window, then add its source
         source = i.operands[1].shape
         taps = _window_taps(i.window, first.dims, source.dims)
-        choose = _combiner(i).times(max(taps - source.size, 0))
-        add = Work()
-        for inner in i.called[1].instructions:
-            add = add.plus(price(inner)[1])
-        return choose.plus(add.times(source.size))
+        choose = _fold(i.called[0]).times(max(taps - source.size, 0))
+        return choose.plus(_fold(i.called[1]).times(source.size))
     dims = i.shape.parts[0].dims if i.shape.parts else i.shape.dims
-    return _combiner(i).times(max(_window_taps(i.window, first.dims, dims) - out, 0))
+    return _fold(i.called[0]).times(max(_window_taps(i.window, first.dims, dims) - out, 0))
 
 
 def _window_taps(
@@ -368,13 +380,16 @@ def _convolution_macs(i: Instruction) -> int:
     return taps * out[at["out_batch"]] * out[at["out_features"]] * kernel[at["kernel_in"]]
 
 
+_PRODUCTS = {"dot": _dot_macs, "convolution": _convolution_macs, "ragged-dot": _ragged_macs}
+
+
 def _triangular_flops(i: Instruction) -> int:
     """n³/3 for a Cholesky factor, n² for each right-hand side of a triangular solve."""
     shape = i.operands[0].shape
     n = shape.dims[-1]
     real = 4 if shape.is_complex else 1
     if i.opcode == "cholesky":
-        return real * round(shape.size * n / 3)
+        return round(real * shape.size // max(n * n, 1) * linalg.potrf(n))
     return real * i.shape.size * n
 
 

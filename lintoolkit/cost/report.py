@@ -1,7 +1,7 @@
 """What a program costs, as people read it: totals, parts, and the two stages side by side."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class View:
         loops: Every loop as reached in the program.
         branches: Every conditional; its dearest branch is the one counted.
         uncounted: What is not priced, by name, with the number of runs.
+        estimates: What is priced by an estimate (iterative routines), likewise.
     """
 
     stage: str
@@ -34,6 +35,7 @@ class View:
     loops: tuple[Loop, ...]
     branches: tuple[Branches, ...]
     uncounted: Mapping[str, int]
+    estimates: Mapping[str, int]
 
     @property
     def flops(self) -> int:
@@ -44,6 +46,26 @@ class View:
     def matmul_flops(self) -> int:
         """FLOPs of products: dots and convolutions."""
         return sum(op.work.products for op in self.ops)
+
+    @property
+    def linalg_flops(self) -> int:
+        """FLOPs of factorisations and solves, by formula; see `lintoolkit.cost.linalg`."""
+        return self.by_category().get("linalg", 0)
+
+    @property
+    def fft_flops(self) -> int:
+        """FLOPs of Fourier transforms: 5 N log2 N each, half where one side is real."""
+        return self.by_category().get("fft", 0)
+
+    @property
+    def elementwise_flops(self) -> int:
+        """FLOPs of arithmetic, comparison and selection, one an output element."""
+        return self.by_category().get("elementwise", 0)
+
+    @property
+    def reduction_flops(self) -> int:
+        """FLOPs of sums, maxima and other folds."""
+        return self.by_category().get("reduction", 0)
 
     @property
     def macs(self) -> int:
@@ -73,9 +95,10 @@ class View:
 
     @property
     def exact(self) -> bool:
-        """Whether nothing is uncounted, every trip count is sure and branches cost alike."""
+        """Whether nothing is uncounted or estimated, trip counts are sure, branches alike."""
         return (
             not self.uncounted
+            and not self.estimates
             and all(loop.kind == "exact" for loop in self.loops)
             and all(len(set(cond.flops)) < 2 for cond in self.branches)
         )
@@ -105,6 +128,28 @@ class View:
         pairs = (("/".join(scope_of(op.name)[:depth]), op.work.flops) for op in self.ops)
         return _sums((name or UNSCOPED, flops) for name, flops in pairs)
 
+    def by_phase(self) -> dict[str, int]:
+        """FLOPs forward, backward, recomputed (remat) and in the optimizer; sum to `flops`.
+
+        What stands outside differentiation is "optimizer" in a program that has a backward
+        pass, and "forward" in one that has none.
+
+        Returns:
+            Phase -> FLOPs, largest first.
+        """
+        names = [op.name for op in self.ops]
+        trains = any("transpose(" in name for name in names)
+        return _sums((_phase(op.name, trains=trains), op.work.flops) for op in self.ops)
+
+    def by_source(self) -> dict[str, int]:
+        """FLOPs by the function and line of the program that asked for them."""
+        pairs = ((op.source, op.work.flops) for op in self.ops)
+        return _sums((f"{s[1]} ({s[0]}:{s[2]})" if s[0] else UNSCOPED, n) for s, n in pairs)
+
+    def by_dtype(self) -> dict[str, int]:
+        """FLOPs by element type: of the operands in products, of the result elsewhere."""
+        return _sums((op.dtype, op.work.flops) for op in self.ops)
+
     def to_dict(self) -> dict[str, Any]:
         """All totals and parts as JSON-ready values."""
         return {
@@ -119,8 +164,11 @@ class View:
             "loops": [{"name": x.name, "trips": x.trips, "kind": x.kind} for x in self.loops],
             "branches": [{"name": x.name, "flops": list(x.flops)} for x in self.branches],
             "uncounted": dict(self.uncounted),
+            "estimates": dict(self.estimates),
             "by_op": self.by_op(),
             "by_category": self.by_category(),
+            "by_dtype": self.by_dtype(),
+            "by_phase": self.by_phase(),
             "by_scope": self.by_scope(),
         }
 
@@ -133,6 +181,7 @@ def view(stage: str, tally: Tally) -> View:
         loops=tuple(tally.loops),
         branches=tuple(tally.branches),
         uncounted=dict(tally.uncounted),
+        estimates=dict(tally.estimates),
     )
 
 
@@ -171,9 +220,25 @@ class Cost(View):
         Returns:
             ``"block/attention" -> FLOPs``.
         """
+        return self._named(lambda view: View.by_scope(view, depth))
+
+    def by_phase(self) -> dict[str, int]:
+        """As `View.by_phase`, of the lowered program, the rest under "(compiler)"."""
+        return self._named(View.by_phase)
+
+    def by_source(self) -> dict[str, int]:
+        """As `View.by_source`, of the lowered program, the rest under "(compiler)"."""
+        return self._named(View.by_source)
+
+    def by_dtype(self) -> dict[str, int]:
+        """As `View.by_dtype`, of the lowered program: what was asked for, not upcast."""
+        return self._named(View.by_dtype)
+
+    def _named(self, parts_of: Callable[[View], dict[str, int]]) -> dict[str, int]:
+        """The lowered program's parts, whose names are complete, and what compiling changed."""
         if self.lowered is None:
-            return View.by_scope(self, depth)
-        parts = self.lowered.by_scope(depth)
+            return parts_of(self)
+        parts = parts_of(self.lowered)
         rest = self.flops - self.lowered.flops
         return {**parts, COMPILER: rest} if rest else parts
 
@@ -206,11 +271,13 @@ class Cost(View):
             lines.append(f"branches of {_place(cond.name)}: {each} FLOPs, the most is counted")
         for what, runs in self.uncounted.items():
             lines.append(f"not counted: {what}, {runs:,} x")
+        for what, runs in self.estimates.items():
+            lines.append(f"estimated: {what}, {runs:,} x")
         scopes = self.by_scope()
         if set(scopes) - {UNSCOPED, COMPILER}:
             lines.append("FLOPs by scope")
             lines += [_line(f"  {name}", f"{value:,}") for name, value in scopes.items()]
-        sure = "exact: nothing uncounted, every trip count known"
+        sure = "exact: nothing left out or estimated, every trip count known"
         lines.append(sure if self.exact else "not exact: see above")
         return "\n".join(lines)
 
@@ -218,10 +285,10 @@ class Cost(View):
 _TOTALS = (
     ("FLOPs", lambda v: v.flops),
     ("  products", lambda v: v.matmul_flops),
-    ("  elementwise", lambda v: v.by_category().get("elementwise", 0)),
-    ("  reductions", lambda v: v.by_category().get("reduction", 0)),
-    ("  linalg", lambda v: v.by_category().get("linalg", 0)),
-    ("  fft", lambda v: v.by_category().get("fft", 0)),
+    ("  elementwise", lambda v: v.elementwise_flops),
+    ("  reductions", lambda v: v.reduction_flops),
+    ("  linalg", lambda v: v.linalg_flops),
+    ("  fft", lambda v: v.fft_flops),
     ("transcendentals", lambda v: v.transcendentals),
     ("bytes accessed", lambda v: v.bytes_accessed),
 )
@@ -247,6 +314,17 @@ def _loop_lines(loops: Iterable[Loop]) -> list[str]:
 
 def _place(name: str) -> str:
     return "/".join(scope_of(name)) or "at top level"
+
+
+def _phase(op_name: str, *, trains: bool) -> str:
+    """Which pass of training an op belongs to, by the transformations in its name."""
+    if "rematted_computation" in op_name:
+        return "recompute"
+    if "transpose(" in op_name:
+        return "backward"
+    if "jvp(" in op_name or not trains:
+        return "forward"
+    return "optimizer"
 
 
 def scope_of(op_name: str) -> list[str]:
