@@ -1,0 +1,73 @@
+"""What every array function asks of its arguments, while it is traced.
+
+The messages name the function, the argument, what was expected, what came, and what to do.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def arrays(function: str, **arguments: Any) -> None:
+    """Refuse what is not an array, and arrays with nothing in them."""
+    for name, value in arguments.items():
+        if not isinstance(value, jax.Array):
+            raise TypeError(
+                f"{function}: {name} must be one array, got {type(value).__name__}; "
+                "wrap it in jnp.asarray."
+            )
+        if value.size == 0:
+            raise ValueError(
+                f"{function}: {name} has shape {value.shape}, so there is nothing in it; "
+                "every axis must be at least 1 long."
+            )
+
+
+def floats(function: str, **arguments: Any) -> None:
+    """Refuse what is not a non-empty array of a real floating dtype."""
+    arrays(function, **arguments)
+    for name, value in arguments.items():
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TypeError(
+                f"{function}: {name} must be floating, got {value.dtype}; "
+                f"convert it first, {name}.astype(jnp.float32)."
+            )
+
+
+def same_dtype(function: str, **arguments: jax.Array) -> None:
+    """Refuse operands of different dtypes: promotion would be silent."""
+    if len({x.dtype for x in arguments.values()}) > 1:
+        got = ", ".join(f"{name} {x.dtype}" for name, x in arguments.items())
+        raise TypeError(f"{function}: operands must share one dtype, got {got}; cast them.")
+
+
+def keys(function: str, params: object, *, required: str = "", optional: str = "") -> None:
+    """Refuse params with a missing key or a misspelt one, which would be ignored."""
+    needed, allowed = set(required.split()), set((required + " " + optional).split())
+    if not isinstance(params, Mapping):
+        got: object = type(params).__name__
+    elif needed <= set(params) <= allowed:
+        return
+    else:
+        got = sorted(params)
+    raise ValueError(
+        f"{function}: params must be a dict with keys {sorted(needed)} and nothing but "
+        f"{sorted(allowed)}, got {got}."
+    )
+
+
+def positive(function: str, **arguments: int) -> None:
+    """Refuse sizes that are not whole numbers from one up."""
+    for name, value in arguments.items():
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(
+                f"{function}: {name} must be a whole number of at least 1, got {value!r}."
+            )
+
+
+def wide(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype to accumulate in: float32 for half precision, else the same."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)

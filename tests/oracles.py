@@ -1,0 +1,136 @@
+"""The same mathematics again, by another road: NumPy loops and sums in float64."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+DTYPES = ("float32", "float64", "bfloat16")
+
+
+def draw(rng, *shape, dtype="float64"):
+    """Standard normal numbers, as they are in ``dtype``."""
+    return jnp.asarray(rng.standard_normal(shape), dtype=dtype)
+
+
+def exact(x):
+    """The numbers of an array, in float64."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float64), x)
+
+
+def assert_agrees(actual, expected, *, ulps=32):
+    """Compare within some roundings of the largest number, in the dtype of ``actual``."""
+    expected = np.asarray(expected, dtype=np.float64)
+    assert actual.shape == expected.shape
+    tolerance = ulps * float(jnp.finfo(actual.dtype).eps) * max(1e-30, np.abs(expected).max())
+    np.testing.assert_allclose(exact(actual), expected, rtol=0, atol=tolerance)
+
+
+def differs(actual, expected):
+    """Whether two arrays are far from equal: what a control asks."""
+    return not np.allclose(exact(actual), exact(expected), rtol=1e-2, atol=1e-2)
+
+
+def dense(params, x):
+    kernel, bias = params["kernel"], params.get("bias", np.zeros(params["kernel"].shape[1]))
+    rows = [sum(x_i * w for x_i, w in zip(row, kernel, strict=True)) + bias for row in x]
+    return np.stack(rows)
+
+
+def mlp(params, x, activation):
+    for layer in params[:-1]:
+        x = activation(dense(layer, x))
+    return dense(params[-1], x)
+
+
+def layer_norm(x, scale, bias, epsilon):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon) * scale + bias
+
+
+def rms_norm(x, scale, epsilon):
+    return x / np.sqrt((x**2).sum(axis=-1, keepdims=True) / x.shape[-1] + epsilon) * scale
+
+
+def patches(image, size):
+    h, w = image.shape[:2]
+    corners = itertools.product(range(0, h, size), range(0, w, size))
+    return np.stack([image[i : i + size, j : j + size].ravel() for i, j in corners])
+
+
+def frames(signal, size, hop):
+    starts = range(0, len(signal) - size + 1, hop)
+    return np.stack([signal[start : start + size] for start in starts])
+
+
+def spectrogram(signal, size, hop):
+    j = np.arange(size)
+    window = np.sin(np.pi * j / size) ** 2
+    transform = np.exp(-2j * np.pi * np.outer(np.arange(size // 2 + 1), j) / size)
+    return np.abs(transform @ (frames(signal, size, hop) * window).T)
+
+
+def conv2d(x, kernel, padding):
+    kh, kw = kernel.shape[:2]
+    if padding == "SAME":
+        margins = [((k - 1) // 2, k // 2) for k in (kh, kw)]
+        x = np.pad(x, [(0, 0), *margins, (0, 0)])
+    out_h, out_w = x.shape[1] - kh + 1, x.shape[2] - kw + 1
+    y = np.zeros((len(x), out_h, out_w, kernel.shape[-1]))
+    for i, j in itertools.product(range(out_h), range(out_w)):
+        y[:, i, j] = np.tensordot(x[:, i : i + kh, j : j + kw], kernel, axes=3)
+    return y
+
+
+def taps_on_the_image(length, width, padding):
+    """Pairs of an output and a tap of the filter that fall on a number, along one axis."""
+    if padding == "VALID":
+        starts = range(length - width + 1)
+    else:
+        starts = range(-((width - 1) // 2), length - (width - 1) // 2)
+    return sum(0 <= start + tap < length for start in starts for tap in range(width))
+
+
+def sinusoidal_positions(t, d):
+    table = np.zeros((t, d))
+    for p, i in itertools.product(range(t), range(d // 2)):
+        angle = p / 10000 ** (2 * i / d)
+        table[p, 2 * i : 2 * i + 2] = np.sin(angle), np.cos(angle)
+    return table
+
+
+def attention_weights(q, k, visible, scale):
+    """One sequence: q (t, h, d_k), k (s, h, d_k), visible (h, t, s)."""
+    (t, h, _), s = q.shape, len(k)
+    weights = np.zeros((h, t, s))
+    for head, i in itertools.product(range(h), range(t)):
+        seen = np.flatnonzero(visible[head, i])
+        if len(seen):
+            scores = np.array([scale * np.dot(q[i, head], k[j, head]) for j in seen])
+            odds = np.exp(scores - scores.max())
+            weights[head, i, seen] = odds / odds.sum()
+    return weights
+
+
+def attention(q, k, v, visible, scale):
+    weights = attention_weights(q, k, visible, scale)
+    y = np.zeros((len(q), *v.shape[1:]))
+    for head, i, j in itertools.product(*map(range, weights.shape)):
+        y[i, head] += weights[head, i, j] * v[j, head]
+    return y
+
+
+def multi_head_attention(params, x, heads, visible):
+    width = x.shape[1] // heads
+    columns = []
+    for head in range(heads):
+        own = slice(head * width, (head + 1) * width)
+        q, k, v = (x @ params[name]["kernel"][:, own] for name in ("query", "key", "value"))
+        y = attention(q[:, None], k[:, None], v[:, None], visible[None], width**-0.5)
+        columns.append(y[:, 0])
+    return np.concatenate(columns, axis=1) @ params["out"]["kernel"]
+
+
+def cosine_similarity(a, b):
+    return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))

@@ -1,0 +1,94 @@
+"""The docstrings have their sections, and imports between the modules run one way."""
+
+import ast
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_transforms import MODULES, public_functions
+
+import lintoolkit
+
+FUNCTIONS = {
+    f"{module.__name__}.{name}": fn
+    for module in MODULES
+    for name, fn in public_functions(module).items()
+}
+ROOT = Path(lintoolkit.__file__).parent
+
+# Who may import whom. What is not listed may import its own parts and _checks alone.
+MAY_IMPORT = {"attention": {"layers"}}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstrings_have_their_sections(name):
+    doc = inspect.getdoc(FUNCTIONS[name])
+    first, _, rest = doc.partition("\n\n")
+    assert first.endswith((".", ":"))
+    assert "\n" not in first
+    if name.endswith("_flops"):
+        sections = ["Args:", "Returns:"]
+    else:
+        sections = ["Args:", "Returns:", "Raises:", "Cost:", "Examples:", "References:"]
+        what = rest.partition("Args:")[0]  # an equation, or the shapes in words
+        assert any(sign in what for sign in ("=", "become", "maps", "square"))
+        assert ">>> " in rest
+    places = [rest.find(section) for section in sections]
+    assert places == sorted(places), sections
+    assert -1 not in places, sections
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_argument_is_explained_and_annotated(name):
+    fn = FUNCTIONS[name]
+    signature = inspect.signature(fn)
+    args = inspect.getdoc(fn).partition("Args:")[2].partition("Returns:")[0]
+    for parameter in signature.parameters.values():
+        assert f"\n    {parameter.name}: " in args
+        assert parameter.annotation is not inspect.Parameter.empty
+    assert signature.return_annotation is not inspect.Signature.empty
+
+
+def test_the_table_of_contents_names_every_module():
+    modules = {m.name for m in pkgutil.iter_modules(lintoolkit.__path__) if m.name[0] != "_"}
+    listed = {word for word in modules if f"- `lintoolkit.{word}`: " in lintoolkit.__doc__}
+    assert listed == modules
+
+
+def imported(path):
+    """Full names of what a file imports, relative imports resolved."""
+    package = [ROOT.name, *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            prefix = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{prefix}.{alias.name}" for alias in node.names)
+
+
+def test_imports_run_one_way():
+    for path in ROOT.rglob("*.py"):
+        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        names = list(imported(path))
+        assert not [name for name in names if name.split(".")[0] == "experiments"], path
+        rooms = {name.split(".")[1] for name in names if name.startswith("lintoolkit.")}
+        shared = set() if room == "cost" else {"_checks"}
+        assert rooms <= MAY_IMPORT.get(room, set()) | shared | {room}, path
+
+
+def test_cost_stands_on_its_own():
+    """Imported alone in a fresh process: prices programs without the rest of the library."""
+    code = "import sys, lintoolkit.cost; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT.parent,
+    )
+    rooms = {m.split(".")[1] for m in run.stdout.split() if m.startswith("lintoolkit.")}
+    assert rooms == {"cost"}

@@ -1,0 +1,197 @@
+"""What a user reads after a wrong call: the function, the argument, what to do."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lintoolkit import attention, layers, similarity, train
+
+pytestmark = pytest.mark.usefixtures("as_a_user")
+
+a = lambda *shape: jnp.ones(shape)
+whole = lambda *shape: jnp.ones(shape, int)
+KERNEL = {"kernel": a(4, 2)}
+HEADS = {name: {"kernel": a(6, 6)} for name in ("query", "key", "value", "out")}
+QKV = a(5, 3, 7), a(2, 3, 7), a(2, 3, 11)
+GET = jax.random.key(0)
+squared = lambda w, x: (w - x) ** 2
+fit = partial(train.fit, optimizer=optax.sgd(0.1))
+
+WRONG = {
+    "init_dense: width 0": (
+        lambda: layers.init_dense(GET, 0, 2),
+        "d_in must be a whole number",
+    ),
+    "init_dense: width 2.5": (lambda: layers.init_dense(GET, 2, 2.5), "d_out .* got 2.5"),
+    "dense: inner dimensions": (
+        lambda: layers.dense(KERNEL, a(5, 2)),
+        r"\(5, 2\) @ kernel \(4, 2\): inner dimensions 2 and 4 differ",
+    ),
+    "dense: scalar": (lambda: layers.dense(KERNEL, a()), "inner dimensions none and 4"),
+    "dense: integers": (
+        lambda: layers.dense(KERNEL, whole(5, 4)),
+        "x must be floating, got int64",
+    ),
+    "dense: list": (lambda: layers.dense(KERNEL, [1.0] * 4), "x must be one array, got list"),
+    "dense: empty": (lambda: layers.dense(KERNEL, a(0, 4)), r"x has shape \(0, 4\)"),
+    "dense: kernel rank": (lambda: layers.dense({"kernel": a(4)}, a(4)), "kernel must be"),
+    "dense: bias shape": (
+        lambda: layers.dense(KERNEL | {"bias": a(4)}, a(4)),
+        r"bias must have shape \(2,\)",
+    ),
+    "dense: no kernel": (lambda: layers.dense({}, a(4)), r"keys \['kernel'\]"),
+    "dense: misspelt key": (
+        lambda: layers.dense(KERNEL | {"Bias": a(2)}, a(4)),
+        "got .*'Bias'",
+    ),
+    "dense: bare kernel": (lambda: layers.dense(a(4, 2), a(4)), "params must be a dict"),
+    "init_mlp: one width": (lambda: layers.init_mlp(GET, (3,)), "widths must hold"),
+    "mlp: no layer": (lambda: layers.mlp((), a(4)), "params holds no layer"),
+    "layer_norm: width": (lambda: layers.layer_norm({"bias": a(3)}, a(5, 2)), "bias must have"),
+    "layer_norm: integers": (lambda: layers.layer_norm({}, whole(3)), "x must be floating"),
+    "layer_norm: key": (lambda: layers.layer_norm({"gamma": a(3)}, a(3)), "got .*'gamma'"),
+    "rms_norm: width": (lambda: layers.rms_norm({"scale": a(1)}, a(5, 2)), "scale must have"),
+    "rms_norm: key": (lambda: layers.rms_norm({"bias": a(2)}, a(2)), "got .*'bias'"),
+    "embed: float ids": (lambda: layers.embed({"embedding": a(4, 2)}, a(3)), "ids must be int"),
+    "embed: table rank": (lambda: layers.embed({"embedding": a(4)}, whole(3)), "must be .v, d"),
+    "embed: integer table": (
+        lambda: layers.embed({"embedding": whole(4, 2)}, whole(3)),
+        "embedding must be floating",
+    ),
+    "patches: rank": (lambda: layers.patches(a(2, 4, 4, 3), size=2), "image must be"),
+    "patches: size": (lambda: layers.patches(a(4, 6), size=4), "size 4 must divide"),
+    "frames: rank": (
+        lambda: layers.frames(a(4, 6), size=2, hop=1),
+        "signal must be one vector",
+    ),
+    "frames: hop": (lambda: layers.frames(a(6), size=2, hop=0), "hop must be"),
+    "frames: short": (lambda: layers.frames(a(6), size=7, hop=1), "one frame of size 7"),
+    "spectrogram: integers": (
+        lambda: layers.spectrogram(whole(6), size=4, hop=1),
+        "signal must be floating",
+    ),
+    "im2col: rank": (lambda: layers.im2col(a(5, 5), size=2), r"x must be \(c, h, w\)"),
+    "im2col: size": (lambda: layers.im2col(a(1, 5, 5), size=6), "6 x 6 does not fit in 5 x 5"),
+    "im2col: zero": (lambda: layers.im2col(a(1, 5, 5), size=(0, 2)), "kh must be"),
+    "conv2d: channels": (lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 3, 4)), "with one c_in"),
+    "conv2d: rank": (lambda: layers.conv2d(a(5, 5, 2), a(3, 3, 2, 4)), "x must be"),
+    "conv2d: size": (lambda: layers.conv2d(a(1, 2, 5, 2), a(3, 3, 2, 4)), "does not fit"),
+    "conv2d: padding": (
+        lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding="same"),
+        "must be 'VALID' or 'SAME', got 'same'",
+    ),
+    "conv2d_flops: padding": (
+        lambda: layers.conv2d_flops(n=1, h=5, w=5, kh=3, kw=3, c_in=1, c_out=1, padding="FULL"),
+        "padding must be",
+    ),
+    "sinusoidal_positions: odd": (
+        lambda: layers.sinusoidal_positions(4, 3),
+        "d must be even, got 3",
+    ),
+    "attention_weights: rank": (
+        lambda: attention.attention_weights(a(5, 7), a(2, 7)),
+        r"must be \(..., length, heads, width\)",
+    ),
+    "attention: widths": (
+        lambda: attention.attention(QKV[0], a(2, 3, 5), QKV[2]),
+        "q and k must agree",
+    ),
+    "attention: batches": (
+        lambda: attention.attention(QKV[0][None], *QKV[1:]),
+        "q and k must agree",
+    ),
+    "attention: values": (
+        lambda: attention.attention(*QKV[:2], a(3, 3, 11)),
+        "k and v must agree",
+    ),
+    "attention: dtypes": (
+        lambda: attention.attention(QKV[0].astype("float32"), *QKV[1:]),
+        "one dtype, got q float32, k float64",
+    ),
+    "attention: integers": (lambda: attention.attention(whole(1, 1, 1), *QKV[1:]), "q must be"),
+    "attention: mask dtype": (
+        lambda: attention.attention(*QKV, mask=a(5, 2)),
+        "mask must be boolean",
+    ),
+    "attention: mask shape": (
+        lambda: attention.attention(*QKV, mask=jnp.ones((5, 3), bool)),
+        r"mask of shape \(5, 3\) does not broadcast to .* \(3, 5, 2\)",
+    ),
+    "attention: mask rank": (
+        lambda: attention.attention(*QKV, mask=jnp.ones((1, 1, 1, 1), bool)),
+        "does not broadcast",
+    ),
+    "init_multi_head: heads": (
+        lambda: attention.init_multi_head(GET, 6, 4),
+        "got 4 heads for 6",
+    ),
+    "multi_head_attention: heads": (
+        lambda: attention.multi_head_attention(HEADS, a(5, 6), heads=4),
+        "got 4 heads for 6",
+    ),
+    "multi_head_attention: keys": (
+        lambda: attention.multi_head_attention({"query": {}}, a(5, 6), heads=2),
+        r"got \['query'\]",
+    ),
+    "multi_head_attention: rank": (
+        lambda: attention.multi_head_attention(HEADS, a(6), heads=2),
+        "x must be",
+    ),
+    "dot: widths": (lambda: similarity.dot(a(3), a(2)), r"a \(3,\) and b \(2,\)"),
+    "dot: broadcast": (lambda: similarity.dot(a(3, 2), a(4, 2)), "do not broadcast"),
+    "dot: integers": (lambda: similarity.dot(whole(3), whole(3)), "a must be floating"),
+    "dot: dtypes": (lambda: similarity.dot(a(3), a(3).astype("float32")), "share one dtype"),
+    "cosine_similarity: scalars": (lambda: similarity.cosine_similarity(a(), a()), "last axes"),
+    "top_k: k": (lambda: similarity.top_k(a(3), a(4, 3), k=5), "between 1 and the 4 rows"),
+    "top_k: widths": (lambda: similarity.top_k(a(2), a(4, 3), k=1), "with one d"),
+    "top_k: measure": (
+        lambda: similarity.top_k(a(3), a(4, 3), k=1, measure="l2"),
+        "measure must be 'cosine' or 'dot', got 'l2'",
+    ),
+    "analogy: k": (lambda: similarity.analogy(a(4, 3), 0, 1, 2, k=2), "the 1 rows"),
+    "analogy: table": (lambda: similarity.analogy(a(4), 0, 1, 2), "table must be"),
+    "analogy: rows": (lambda: similarity.analogy(a(4, 3), 0, 1, 2.0), "c must be one integer"),
+    "fit: integers": (lambda: fit(squared, jnp.array(1), a(3)), "params must be floating"),
+    "fit: steps": (
+        lambda: fit(squared, a(), {"x": a(3), "y": a(4)}),
+        r"batches\['x'\] \(3,\), batches\['y'\] \(4,\)",
+    ),
+    "fit: no axis": (lambda: fit(squared, a(), a()), "must be the step"),
+    "fit: no batch": (lambda: fit(squared, a(), ()), "got no array"),
+    "fit: no step": (lambda: fit(squared, a(), a(0)), r"batches has shape \(0,\)"),
+    "fit: vector loss": (lambda: fit(squared, a(2), a(3)), r"a scalar, got shape \(2,\)"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_the_message_names_the_function_and_the_fault(case):
+    call, piece = WRONG[case]
+    function = case.partition(":")[0]
+    with pytest.raises((TypeError, ValueError), match=f"{function}: .*{piece}") as caught:
+        call()
+    assert len(str(caught.value)) < 300
+
+
+def test_the_messages_come_while_tracing_too():
+    shape = jax.ShapeDtypeStruct((5, 2), "float32")
+    with pytest.raises(ValueError, match="inner dimensions 2 and 4 differ"):
+        jax.eval_shape(lambda x: layers.dense(KERNEL, x), shape)
+    with pytest.raises(ValueError, match="inner dimensions 2 and 4 differ"):
+        jax.vmap(partial(layers.dense, KERNEL))(a(3, 5, 2))
+
+
+def test_masked_arrays_are_refused_by_jax_itself():
+    with pytest.raises((TypeError, ValueError), match="masked"):
+        layers.dense(KERNEL, np.ma.masked_array(np.ones(4), mask=[0, 1, 0, 0]))
+
+
+@pytest.mark.parametrize("case", ["dense", "attention"])
+def test_a_right_call_raises_nothing(case):
+    {
+        "dense": lambda: layers.dense(KERNEL, a(5, 4)),
+        "attention": lambda: attention.attention(*QKV),
+    }[case]()

@@ -1,0 +1,326 @@
+"""One table of every public function, and what must hold for each row of it."""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.test_util import check_grads
+from oracles import DTYPES, draw
+
+from lintoolkit import attention, layers, similarity, train
+from lintoolkit.cost import cost
+
+MODULES = (layers, attention, similarity, train)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A public function at two sizes of distinct primes.
+
+    `make(array, **dims)` gives the array arguments, drawing with ``array(*shape)``; `options`
+    are the others. `formula(**dims)` is what the lowered program's `counted` must equal.
+    """
+
+    fn: Callable
+    make: Callable[..., tuple]
+    dims: tuple[dict, dict] = ({}, {})
+    options: Callable[..., dict] | dict[str, Any] | None = None
+    formula: Callable[..., int] | None = None
+    counted: str = "matmul_flops"
+    differentiable: bool = True
+    batched: bool = True
+
+    def at(self, rng, size=0, dtype="float64"):
+        """The function of its array arguments alone, and arguments for it."""
+        dims = self.dims[size]
+        options = self.options(**dims) if callable(self.options) else self.options or {}
+        return partial(self.fn, **options), self.make(partial(draw, rng, dtype=dtype), **dims)
+
+
+def sizes(names, small, large):
+    return tuple(dict(zip(names.split(), size, strict=True)) for size in (small, large))
+
+
+def key(_array, **_dims):
+    return (jax.random.key(7),)
+
+
+def dense_params(array, d_in, d_out):
+    return {"kernel": array(d_in, d_out), "bias": array(d_out)}
+
+
+def heads_params(array, d):
+    return {name: {"kernel": array(d, d)} for name in ("query", "key", "value", "out")}
+
+
+def squared(params, batch):
+    return jnp.mean((layers.dense(params, batch) - 1) ** 2)
+
+
+QKV = sizes("t s h d_k d_v", (3, 5, 2, 7, 11), (13, 2, 5, 3, 7))
+CONV = sizes("n h w kh kw c_in c_out", (2, 5, 7, 3, 2, 1, 11), (3, 13, 11, 4, 5, 2, 7))
+
+TABLE = {
+    "layers.init_dense": Case(
+        fn=layers.init_dense, make=key, options={"d_in": 3, "d_out": 5}, differentiable=False
+    ),
+    "layers.dense": Case(
+        fn=layers.dense,
+        make=lambda array, n, d_in, d_out: (dense_params(array, d_in, d_out), array(n, d_in)),
+        dims=sizes("n d_in d_out", (3, 5, 7), (11, 13, 2)),
+        formula=layers.dense_flops,
+        counted="flops",
+    ),
+    "layers.init_mlp": Case(
+        fn=layers.init_mlp, make=key, options={"widths": (3, 5, 2)}, differentiable=False
+    ),
+    "layers.mlp": Case(
+        fn=layers.mlp,
+        make=lambda array, n, widths: (
+            [dense_params(array, *pair) for pair in pairwise(widths)],
+            array(n, widths[0]),
+        ),
+        dims=sizes("n widths", (3, (5, 7, 2)), (11, (2, 3, 13, 5))),
+        options={"activation": jnp.tanh},
+        formula=layers.mlp_flops,
+        counted="flops",
+    ),
+    "layers.layer_norm": Case(
+        fn=layers.layer_norm,
+        make=lambda array: ({"scale": array(7), "bias": array(7)}, array(3, 7)),
+    ),
+    "layers.rms_norm": Case(
+        fn=layers.rms_norm, make=lambda array: ({"scale": array(7)}, array(3, 7))
+    ),
+    "layers.embed": Case(
+        fn=layers.embed, make=lambda array: ({"embedding": array(7, 3)}, jnp.array([5, 2, 5]))
+    ),
+    "layers.patches": Case(
+        fn=layers.patches, make=lambda array: (array(6, 9, 2),), options={"size": 3}
+    ),
+    "layers.frames": Case(
+        fn=layers.frames, make=lambda array: (array(23),), options={"size": 5, "hop": 3}
+    ),
+    "layers.spectrogram": Case(
+        fn=layers.spectrogram, make=lambda array: (array(23),), options={"size": 7, "hop": 3}
+    ),
+    "layers.im2col": Case(
+        fn=layers.im2col, make=lambda array: (array(2, 5, 7),), options={"size": (3, 2)}
+    ),
+    "layers.conv2d": Case(
+        fn=layers.conv2d,
+        make=lambda array, n, h, w, kh, kw, c_in, c_out: (
+            array(n, h, w, c_in),
+            array(kh, kw, c_in, c_out),
+        ),
+        dims=CONV,
+        formula=layers.conv2d_flops,
+    ),
+    "layers.conv2d, SAME": Case(
+        fn=layers.conv2d,
+        make=lambda array, n, h, w, kh, kw, c_in, c_out: (
+            array(n, h, w, c_in),
+            array(kh, kw, c_in, c_out),
+        ),
+        dims=CONV,
+        options={"padding": "SAME"},
+        formula=partial(layers.conv2d_flops, padding="SAME"),
+    ),
+    "layers.sinusoidal_positions": Case(
+        fn=layers.sinusoidal_positions,
+        make=lambda array: (),  # noqa: ARG005
+        options={"t": 5, "d": 6},
+        differentiable=False,
+        batched=False,
+    ),
+    "attention.attention_weights": Case(
+        fn=attention.attention_weights,
+        make=lambda array, t, s, h, d_k, d_v: (array(t, h, d_k), array(s, h, d_k)),  # noqa: ARG005
+        dims=QKV,
+        options={"causal": True},
+        formula=lambda **dims: attention.attention_flops(**dims | {"d_v": 0}),
+    ),
+    "attention.attention": Case(
+        fn=attention.attention,
+        make=lambda array, t, s, h, d_k, d_v: (
+            array(t, h, d_k),
+            array(s, h, d_k),
+            array(s, h, d_v),
+        ),
+        dims=QKV,
+        options={"causal": True},
+        formula=attention.attention_flops,
+    ),
+    "attention.init_multi_head": Case(
+        fn=attention.init_multi_head,
+        make=key,
+        options={"d_model": 6, "heads": 2},
+        differentiable=False,
+    ),
+    "attention.multi_head_attention": Case(
+        fn=attention.multi_head_attention,
+        make=lambda array, t, d_model: (heads_params(array, d_model), array(t, d_model)),
+        dims=sizes("t d_model", (5, 6), (7, 10)),
+        options={"heads": 2},
+        formula=attention.multi_head_attention_flops,
+    ),
+    "similarity.dot": Case(
+        fn=similarity.dot,
+        make=lambda array, n, d: (array(n, d), array(n, d)),
+        dims=sizes("n d", (3, 5), (11, 7)),
+        formula=similarity.dot_flops,
+    ),
+    "similarity.cosine_similarity": Case(
+        fn=similarity.cosine_similarity,
+        make=lambda array, n, d: (array(n, d), array(n, d)),
+        dims=sizes("n d", (3, 5), (11, 7)),
+        formula=similarity.dot_flops,
+    ),
+    "similarity.top_k": Case(
+        fn=similarity.top_k,
+        make=lambda array, n, d: (array(d), array(n, d)),
+        dims=sizes("n d", (7, 5), (11, 3)),
+        options={"k": 2},
+        formula=similarity.dot_flops,
+    ),
+    "similarity.analogy": Case(
+        fn=similarity.analogy,
+        make=lambda array, n, d: (array(n, d), *jnp.array([4, 1, 2])),
+        dims=sizes("n d", (7, 5), (11, 3)),
+        options={"k": 2},
+        formula=similarity.dot_flops,
+        differentiable=False,
+    ),
+    "train.fit": Case(
+        # Losses alone: a serialised program cannot hold optax's own state types.
+        fn=lambda params, batches, **o: train.fit(squared, params, batches, **o).losses,
+        make=lambda array: (dense_params(array, 3, 2), array(5, 7, 3)),
+        options={"optimizer": optax.sgd(0.1, momentum=0.9)},
+    ),
+}
+
+every_function = pytest.mark.parametrize("name", TABLE)
+with_formula = [name for name, case in TABLE.items() if case.formula]
+
+
+def is_float(leaf):
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def float_leaves(tree):
+    return [leaf for leaf in jax.tree.leaves(tree) if is_float(leaf)]
+
+
+def assert_same(actual, expected, ulps=64):
+    """Trees alike but for rounding; what is not floating, exactly."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        tolerance = ulps * float(jnp.finfo(a.dtype).eps) if is_float(a) else 0
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def public_functions(module):
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if callable(value)
+        and not name.startswith("_")
+        and not inspect.isclass(value)
+        and getattr(value, "__module__", None) == module.__name__
+    }
+
+
+def test_every_public_function_is_in_the_table():
+    rooms = {module.__name__.rpartition(".")[2]: module for module in MODULES}
+    public = {f"{room}.{name}" for room, m in rooms.items() for name in public_functions(m)}
+    formulas = {name for name in public if name.endswith("_flops")}
+    listed = {name.partition(",")[0] for name in TABLE}
+    assert public - formulas == listed
+    # Every formula stands under its function, and is held to the program.
+    assert {name.removesuffix("_flops") for name in formulas} <= {
+        name.partition(",")[0] for name in with_formula
+    }
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_function_is_jitted_and_named(module, rng):
+    for name, fn in public_functions(module).items():
+        assert hasattr(fn, "lower") != name.endswith("_flops"), name
+    for row, case in TABLE.items():
+        room, name = row.partition(",")[0].split(".")
+        if module.__name__.endswith(room):
+            fn, args = case.at(rng)
+            text = jax.jit(fn).lower(*args).as_text(debug_info=True)
+            assert re.search(rf"\b{name}/", text), row
+
+
+@every_function
+def test_jit_is_eager(name, rng):
+    fn, args = TABLE[name].at(rng)
+    with jax.disable_jit():
+        eager = fn(*args)
+    assert_same(fn(*args), eager)
+
+
+@pytest.mark.parametrize("name", [name for name, case in TABLE.items() if case.batched])
+def test_vmap_is_a_loop(name, rng):
+    case = TABLE[name]
+    fn, _ = case.at(rng)
+    items = [case.at(rng)[1] for _ in range(3)]
+    stack = lambda *leaves: jnp.stack(leaves)
+    batch = jax.vmap(fn)(*jax.tree.map(stack, *items))
+    assert_same(batch, jax.tree.map(stack, *[fn(*item) for item in items]))
+
+
+@pytest.mark.parametrize("name", [name for name, case in TABLE.items() if case.differentiable])
+def test_gradients_are_those_of_differences(name, rng):
+    fn, args = TABLE[name].at(rng)
+    leaves, tree = jax.tree.flatten(args)
+    where = [i for i, leaf in enumerate(leaves) if is_float(leaf)]
+
+    def of_floats(*floats):
+        every = list(leaves)
+        for i, leaf in zip(where, floats, strict=True):
+            every[i] = leaf
+        return float_leaves(fn(*tree.unflatten(every)))
+
+    check_grads(of_floats, [leaves[i] for i in where], order=1)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
+@every_function
+def test_dtype_is_kept(name, dtype, rng):
+    case = TABLE[name]
+    fn, args = case.at(rng, dtype=dtype)
+    if not float_leaves(args):
+        fn = partial(fn, dtype=jnp.dtype(dtype))
+    out = jax.eval_shape(fn, *args)
+    assert {leaf.dtype for leaf in float_leaves(out)} <= {jnp.dtype(dtype)}
+
+
+@every_function
+def test_exports_to_every_platform(name, rng):
+    fn, args = TABLE[name].at(rng, dtype="float32")
+    exported = jax.export.export(jax.jit(fn), platforms=("cpu", "cuda", "tpu"))(*args)
+    loaded = jax.export.deserialize(exported.serialize())
+    assert loaded.platforms == ("cpu", "cuda", "tpu")
+    assert_same(loaded.call(*args), fn(*args))
+
+
+@pytest.mark.parametrize("size", [0, 1])
+@pytest.mark.parametrize("name", with_formula)
+def test_formula_is_what_the_program_counts(name, size, rng):
+    case = TABLE[name]
+    fn, args = case.at(rng, size, dtype="float32")
+    priced = cost(fn, *args).lowered
+    assert getattr(priced, case.counted) == case.formula(**case.dims[size])
