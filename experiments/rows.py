@@ -1,14 +1,32 @@
 """What an experiment yields: rows (one claim, computed) and figures."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from matplotlib.figure import Figure as MatplotlibFigure
 
+import lintoolkit.cost
 from lintoolkit.cost import cost
+
+# JAX defines its functions in private modules; readers know them by these.
+PUBLIC = (
+    jax.numpy,
+    jax.numpy.linalg,
+    jax.numpy.fft,
+    jax.nn,
+    jax.scipy.special,
+    jax.lax,
+    jax.random,
+    jax,
+    optax,
+    lintoolkit.cost,
+    np,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +36,9 @@ class Row:
     `computed` has the ledger's keys (or our own where it withholds them) and is None where
     there is nothing to compute; `by` names the functions that did the work, ours first;
     `flops` comes from `flops()`; `holds` is the experiment's own check, used only where the
-    ledger gives no value to compare with; `note` is added to the ledger's.
+    ledger gives no value to compare with; `note` is added to the ledger's. `not_compared`
+    names keys of the ledger's value that are shown without being held to it, because they
+    hang on a random draw or a text that nobody published; the note says which.
     """
 
     claim: str
@@ -27,6 +47,7 @@ class Row:
     flops: dict[str, int | None] | None = None
     holds: bool | None = None
     note: str | None = None
+    not_compared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +66,20 @@ def row(
     flops: dict[str, int | None] | None = None,
     holds: bool | None = None,
     note: str | None = None,
+    not_compared: tuple[str, ...] = (),
 ) -> Row:
     """A `Row` from arrays and functions: arrays become lists, functions their full names."""
     names = tuple(name if isinstance(name, str) else full_name(name) for name in by)
     plain = None if computed is None else to_json(computed)
-    return Row(claim=claim, computed=plain, by=names, flops=flops, holds=holds, note=note)
+    return Row(
+        claim=claim,
+        computed=plain,
+        by=names,
+        flops=flops,
+        holds=holds,
+        note=note,
+        not_compared=not_compared,
+    )
 
 
 def flops(fn: Callable, *args: Any, formula: int | None = None) -> dict[str, int | None]:
@@ -57,24 +87,38 @@ def flops(fn: Callable, *args: Any, formula: int | None = None) -> dict[str, int
     counted = cost(fn, *args)
     return {
         "formula": formula,
-        "lowered": counted.lowered.flops,
-        "compiled": counted.compiled.flops,
+        "lowered": counted.lowered.flops if counted.lowered else None,
+        "compiled": counted.compiled.flops if counted.compiled else None,
         "xla": counted.xla_flops,
     }
 
 
 def full_name(fn: Callable) -> str:
-    """``lintoolkit.layers.dense`` for a function, jitted or not."""
+    """``lintoolkit.layers.dense`` for a function, jitted or not, by its public address."""
+    name = getattr(fn, "__name__", "")
+    for module in PUBLIC:
+        if getattr(module, name, None) is fn:
+            return f"{module.__name__}.{name}"
     inner = getattr(fn, "__wrapped__", fn)
     return f"{inner.__module__}.{inner.__qualname__}"
 
 
 def to_json(value: Any) -> Any:
-    """Plain Python numbers, lists and dicts from arrays, shapes and pytrees of them."""
+    """Plain Python numbers, lists and dicts from arrays, shapes and pytrees of them.
+
+    JSON has no infinities: ``inf``, ``-inf`` and ``nan`` become these words.
+    """
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(item) for item in value]
     if isinstance(value, jax.Array | np.ndarray | np.generic):
-        return np.asarray(value).tolist()
-    return value
+        return to_json(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"row: computed holds {value!r} of type {type(value).__name__}, which JSON cannot "
+        "carry: give numbers, texts, booleans, lists, dicts or arrays of them"
+    )

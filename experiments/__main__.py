@@ -1,0 +1,229 @@
+"""`python -m experiments`: run the story, print the table of claims, write `results/`.
+
+Exit status: 0 when every row that ought to hold does, 1 when one does not or an experiment
+fails, 2 when the command itself cannot be obeyed.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from experiments.ledger import ARTICLES, CHAPTERS, Claim, claims
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one sentence, without the usage text around it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with status 2."""
+        self.exit(2, f"experiments: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Obey a command line; returns the exit status."""
+    parser = Parser(
+        prog="python -m experiments",
+        description="Reproduce five articles on the linear algebra of AI, claim by claim.",
+        epilog="Chapters and articles: python -m experiments list",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="a chapter, an article, or list; default all"
+    )
+    parser.add_argument("--full", action="store_true", help="the larger sizes; takes longer")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="default 0")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results"), metavar="DIR", help="default results"
+    )
+    options = parser.parse_args(arguments)
+    if options.names == ["list"]:
+        print_list()
+        return 0
+    for name in options.names:
+        if name not in ARTICLES and name not in CHAPTERS:
+            parser.error(unknown(name))
+    try:
+        prepare(options.out)
+    except OSError as error:
+        parser.error(
+            f"--out {options.out} cannot be written to ({error.strerror}): "
+            "name a directory that is yours, or one that can be made"
+        )
+    from experiments import runner
+
+    try:
+        runner.read_claims(options.out)
+        runner.read_results(options.out)
+    except ValueError as error:
+        parser.error(str(error))
+    scope = chosen(options.names)
+    chapters = {claim.chapter for claim in scope.values()}
+    articles = {claim.article for claim in scope.values()}
+    try:
+        records = runner.run(
+            [name for name in CHAPTERS if name in chapters],
+            seed=options.seed,
+            full=options.full,
+            out=options.out,
+            progress=progress,
+            article=options.names[0] if set(options.names) == articles else None,
+        )
+    except KeyboardInterrupt:
+        print(f"\nInterrupted; finished chapters are in {options.out}.", file=sys.stderr)
+        return 130
+    return print_results(records, scope, options.out)
+
+
+def seed(text: str) -> int:
+    """A seed that NumPy and JAX both take."""
+    value = int(text) if text.isascii() and text.isdigit() else -1
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number from 0 to 4294967295, got {text!r}"
+        )
+    return value
+
+
+def unknown(name: str) -> str:
+    """What to say of a name that is neither a chapter nor an article."""
+    if name == "list":
+        return "'list' stands alone: python -m experiments list"
+    near = difflib.get_close_matches(name, [*CHAPTERS, *ARTICLES, "list"], n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return (
+        f"unknown name {name!r}{hint}: expected a chapter ({', '.join(CHAPTERS)}), "
+        f"an article ({', '.join(ARTICLES)}) or list"
+    )
+
+
+def prepare(out: Path) -> None:
+    """Make the output directory and prove that files can be written into it."""
+    out.mkdir(parents=True, exist_ok=True)
+    probe = out / f".probe.{os.getpid()}"
+    probe.touch()
+    probe.unlink()
+
+
+def chosen(names: Sequence[str]) -> dict[str, Claim]:
+    """The claims of the named chapters and articles; all of them for no name."""
+    return {
+        key: claim
+        for key, claim in claims().items()
+        if not names or claim.chapter in names or claim.article in names
+    }
+
+
+def print_list() -> None:
+    """Chapters and articles with how many claims each has."""
+    counts = {key: 0 for key in (*CHAPTERS, *ARTICLES)}
+    for claim in claims().values():
+        counts[claim.chapter] += 1
+        counts[claim.article] += 1
+    for heading, names in (("Chapters", CHAPTERS), ("Articles", ARTICLES)):
+        print(f"{heading}:")
+        for name, title in names.items():
+            print(f"  {name:<13}{counts[name]:>3} claims  {title}")
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal, one plain line an experiment anywhere else, both on stderr."""
+    if not sys.stderr.isatty():
+        lines = iter(range(1, total + 1))
+        yield lambda name: print(f"[{next(lines)}/{total}] {name}", file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task("", total=total)
+        started = iter(range(total))
+        yield lambda name: display.update(task, completed=next(started), description=name)
+
+
+def print_results(records: list[dict], scope: dict[str, Claim], out: Path) -> int:
+    """The table of claims, the score per article, what failed; returns the exit status."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from experiments import report
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 150
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for title, ratio in (
+        ("claim", 8),
+        ("article", 5),
+        ("ours", 9),
+        ("verdict", 4),
+        ("FLOPs", 4),
+    ):
+        table.add_column(title, ratio=ratio, no_wrap=True, overflow="ellipsis")
+    shown: dict[str, dict[str, Any]] = {}
+    for record in records:
+        rows = {key: row for key, row in report.rows_of(record).items() if key in scope}
+        if rows:
+            table.add_row()
+            table.add_row(Text(record["title"], style="bold", overflow="ellipsis"))
+        for name, row in rows.items():
+            table.add_row(
+                name,
+                report.plain(row["stated"]),
+                report.plain(row["computed"]),
+                Text(report.LABELS[row["verdict"]], style=report.TERMINAL[row["verdict"]]),
+                report.plain_flops(row["flops"]),
+            )
+        shown |= rows
+    console.print(table)
+
+    score = Table(box=None, pad_edge=False, header_style="bold")
+    score.add_column("article")
+    for verdict in report.LABELS.values():
+        score.add_column(verdict, justify="right")
+    for article, counts in report.score(shown, scope).items():
+        score.add_row(article, *(str(counts[verdict] or "·") for verdict in report.LABELS))
+    console.print()
+    console.print(score)
+    console.print()
+
+    failures = [
+        f"{record['chapter']}: {experiment['name']} failed: {experiment['error']} "
+        f"(traceback in {out / record['chapter']}.log)"
+        for record in records
+        for experiment in record["experiments"]
+        if experiment["error"]
+    ]
+    failures += [
+        f"{name} differs: expected {report.plain(row['expected'])}, "
+        f"computed {report.plain(row['computed'])}"
+        for name, row in shown.items()
+        if row["agrees"] is False
+    ]
+    for failure in failures:
+        console.print(f"✗ {failure}", style="red", soft_wrap=True)
+    console.print(f"{len(shown)} of {len(scope)} claims computed. ", end="", soft_wrap=True)
+    console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,483 @@
+"""The experiments' harness: command line, judging, results directory, report."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure as Canvas
+
+from experiments import report, runner
+from experiments.__main__ import chosen, main, print_results
+from experiments.ledger import ARTICLES, CHAPTERS, VERDICTS, agrees, claims
+from experiments.rows import Figure, Row, row, to_json
+
+ROOT = Path(__file__).parent.parent
+HELD = "sense-vector-row"  # expects {"ndim": 1, "length": 512}
+GOOD = {"ndim": 1, "length": 512}
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """A fresh interpreter in the checkout: x64 and matplotlib's settings are its own."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def experiments(*arguments: str) -> subprocess.CompletedProcess:
+    return python("-m", "experiments", *arguments)
+
+
+@pytest.fixture(scope="module")
+def objects_run(tmp_path_factory):
+    """The smallest chapter, run twice into two directories with the same seed."""
+    runs = [tmp_path_factory.mktemp("results") for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        done = pool.map(
+            lambda out: experiments("objects", "--seed", "3", "--out", str(out)), runs
+        )
+        return runs, list(done)
+
+
+def chapter(name="objects", *, computed=GOOD, **options) -> dict:
+    """A chapter's record with one judged row, as the runner writes it."""
+    experiment, _, _ = runner.run_experiment(
+        made(Row(claim=HELD, computed=computed, **options)), name, seed=0, full=False, seen={}
+    )
+    stamp = runner.run_stamp(seed=0, full=False)
+    return {
+        "chapter": name,
+        "title": CHAPTERS[name],
+        "about": "",
+        "run": stamp,
+        "experiments": [experiment],
+    }
+
+
+def made(*items, error: Exception | None = None):
+    """An experiment that yields these items, then fails if told to."""
+
+    def invented(*, seed, full):
+        """Things <made up> for a test."""
+        del seed, full
+        yield from items
+        if error:
+            raise error
+
+    return invented
+
+
+# The command line
+
+
+def test_list_names_everything_without_importing_jax():
+    code = (
+        "import sys; from experiments.__main__ import main; assert main(['list']) == 0;"
+        "heavy = {'jax', 'numpy', 'matplotlib', 'rich', 'lintoolkit'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    for name, title in (CHAPTERS | ARTICLES).items():
+        assert re.search(rf"^  {name} +\d+ claims  {re.escape(title)}$", done.stdout, re.M)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["objcts"], r"unknown name 'objcts' \(did you mean 'objects'\?\): expected a chapter"),
+        (["list", "objects"], r"'list' stands alone"),
+        (["--seed", "-1"], r"argument --seed: expected"),
+        (["--seed", "many"], r"whole number from 0 to 4294967295, got 'many'"),
+        (["--sede", "1"], r"unrecognized arguments"),
+        (["--out", "pyproject.toml"], r"--out pyproject.toml cannot be written to"),
+        (["--out", "pyproject.toml/x"], r"--out pyproject.toml/x cannot be written to"),
+    ],
+)
+def test_bad_command_is_one_sentence_and_status_2(arguments, said):
+    done = experiments(*arguments)
+    assert done.returncode == 2
+    assert re.search(said, done.stderr)
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("claims.json", '{"half":'),
+        ("claims.json", '{"x": 1}'),
+        ("objects.json", "[]"),
+        ("svd.json", '{"x": 1}'),
+    ],
+)
+def test_corrupt_results_are_refused_and_kept(tmp_path, capsys, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        main(["objects", "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert f"{name} should be a JSON object of an earlier run" in said
+    assert said.count("\n") == 1
+    assert [path.read_text() for path in tmp_path.iterdir()] == [content]
+
+
+def test_a_broken_function_turns_the_exit_status(tmp_path):
+    code = (
+        "import sys, experiments.data as data, experiments.__main__ as command;"
+        "whole = data.photograph;"
+        "data.photograph = lambda name: whole(name)[:, 1:];"
+        "sys.exit(command.main(['objects', '--out', sys.argv[1]]))"
+    )
+    done = python("-c", code, str(tmp_path))
+    broken = json.loads((tmp_path / "claims.json").read_text())[HELD]
+    assert done.returncode == 1
+    assert f"✗ {HELD} differs: expected ndim 1, length 512, computed ndim 1, length 511" in (
+        done.stdout
+    )
+    assert broken["verdict"] == "differs"
+    assert broken["agrees"] is False
+
+
+def test_an_article_shows_its_own_rows_alone(tmp_path, capsys):
+    record = chapter()
+    assert print_results([record], chosen(["sense"]), tmp_path) == 0
+    assert HELD in capsys.readouterr().out
+    assert print_results([record], chosen(["need"]), tmp_path) == 0
+    assert HELD not in capsys.readouterr().out
+    assert {claim.article for claim in chosen(["need"]).values()} == {"need"}
+    assert {claim.chapter for claim in chosen(["svd"]).values()} == {"svd"}
+    assert chosen([]) == claims()
+
+
+def test_what_differs_or_fails_turns_the_status(tmp_path, capsys):
+    assert print_results([chapter(computed={"ndim": 2})], claims(), tmp_path) == 1
+    assert f"{HELD} differs: expected ndim 1, length 512" in capsys.readouterr().out
+    record = chapter()
+    record["experiments"][0]["error"] = "ZeroDivisionError: by zero"
+    assert print_results([record], claims(), tmp_path) == 1
+    assert "objects: invented failed: ZeroDivisionError: by zero" in capsys.readouterr().out
+
+
+# A real chapter
+
+
+def test_objects_run_ends_well(objects_run):
+    _, runs = objects_run
+    for done in runs:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Report:" in done.stdout
+        assert "[1/" in done.stderr
+
+
+def test_same_seed_same_bytes(objects_run):
+    (first, second), _ = objects_run
+    names = sorted(str(path.relative_to(first)) for path in first.rglob("*") if path.is_file())
+    assert {"claims.json", "objects.json", "report.html", "run.json", "timings.json"} <= set(
+        names
+    )
+    for name in names:
+        if name != "timings.json":
+            assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_rows_have_the_promised_keys(objects_run):
+    (out, _), _ = objects_run
+    rows = json.loads((out / "claims.json").read_text())
+    assert set(rows) == {key for key, claim in claims().items() if claim.chapter == "objects"}
+    for key, found in rows.items():
+        promised = {"stated", "computed", "verdict", "agrees", "note", "function", "flops"}
+        assert promised <= set(found), key
+        assert found["flops"].keys() == {"formula", "lowered", "compiled", "xla"}
+        assert found["verdict"] in VERDICTS
+        assert found["stated"] == claims()[key].stated
+        assert found["function"]
+
+
+def test_results_name_nothing_of_this_machine(objects_run):
+    (out, _), _ = objects_run
+    home = str(Path.home())
+    for path in out.rglob("*"):
+        if path.is_file():
+            found = path.read_text()
+            assert str(ROOT) not in found
+            assert str(out) not in found
+            assert home == "/" or home not in found
+    run = json.loads((out / "run.json").read_text())
+    assert run["seed"] == 3
+    assert run["full"] is False
+    assert {"jax", "jaxlib", "numpy", "python", "lintoolkit"} <= run["versions"].keys()
+
+
+# Judging
+
+
+@pytest.mark.parametrize(
+    ("expected", "computed", "tol", "verdict"),
+    [
+        ({"a": 1.0}, {"a": 1.0 + 5e-7, "b": 2}, 1e-6, True),
+        ({"a": 1.0}, {"a": 1.0 + 5e-6}, 1e-6, False),
+        ({"a": 1.0}, {"b": 1.0}, 1e-6, False),
+        ({"a": 0.0}, {"a": 5e-7}, 1e-6, True),
+        ({"a": 0.0}, {"a": 5e-6}, 1e-6, False),
+        ([1.0, 2.0], [1.0], 1e-6, False),
+        ([[1, 2], [3, 4]], [[1, 2], [3, 4]], 1e-6, True),
+        ([[1, 2], [3, 4]], [[1, 3], [2, 4]], 1e-6, False),
+        (10**9, 10**9 + 1, 1e-6, False),
+        (100, 104, 0.05, True),
+        (100, 106, 0.05, False),
+        (1, True, 1e-6, False),
+        (True, 1, 1e-6, False),
+        (True, True, 1e-6, True),
+        (1.0, float("nan"), 1e-6, False),
+        (1.0, "nan", 1e-6, False),
+        (None, None, 1e-6, True),
+        (None, 0, 1e-6, False),
+        ("(3, 5)", "(3, 5)", 1e-6, True),
+        ("(3, 5)", "(5, 3)", 1e-6, False),
+    ],
+)
+def test_agrees(expected, computed, tol, verdict):
+    assert agrees(expected, computed, tol) is verdict
+
+
+def test_every_claim_agrees_with_itself_and_not_with_nothing():
+    for claim in claims().values():
+        if isinstance(claim.expect, dict):
+            assert agrees(claim.expect, claim.expect, claim.tol), claim.id
+            assert not agrees(claim.expect, {}, claim.tol), claim.id
+
+
+def first_claim(verdict: str, expect: object) -> str:
+    return next(
+        claim.id
+        for claim in claims().values()
+        if claim.verdict == verdict and claim.expect == expect
+    )
+
+
+@pytest.mark.parametrize(
+    ("claim", "computed", "holds", "agreed", "verdict"),
+    [
+        (HELD, GOOD, None, True, "reproduces"),
+        (HELD, GOOD, False, True, "reproduces"),  # the ledger's value decides where it has one
+        (HELD, {"ndim": 2, "length": 512}, True, False, "differs"),
+        (HELD, None, True, False, "differs"),
+        (first_claim("reproduces", "withheld"), {"x": 1}, True, True, "reproduces"),
+        (first_claim("reproduces", "withheld"), {"x": 1}, None, None, "reproduces"),
+        (first_claim("reproduces", "withheld"), {"x": 1}, False, False, "differs"),
+        (first_claim("reproduces", "withheld"), None, True, False, "differs"),
+        (first_claim("needs-data", None), None, None, None, "needs-data"),
+    ],
+)
+def test_judge(claim, computed, holds, agreed, verdict):
+    judged = runner.judge(
+        Row(claim=claim, computed=computed, holds=holds), claims()[claim], "f"
+    )
+    assert judged["agrees"] is agreed
+    assert judged["verdict"] == verdict
+
+
+def test_an_exception_ends_one_experiment_and_keeps_its_rows():
+    failing = made(Row(claim=HELD, computed=GOOD), error=ZeroDivisionError("by zero"))
+    record, _, trace = runner.run_experiment(failing, "objects", seed=0, full=False, seen={})
+    assert list(record["claims"]) == [HELD]
+    assert record["error"] == "ZeroDivisionError: by zero"
+    assert "Traceback" in trace
+    assert str(ROOT) not in trace
+
+
+@pytest.mark.parametrize(
+    ("rows", "of", "said"),
+    [
+        (["sense-vector-roe"], "objects", "did you mean 'sense-vector-row'"),
+        ([HELD, HELD], "objects", "already computed by"),
+        ([HELD], "scale", "is of chapter 'objects'"),
+    ],
+)
+def test_misplaced_rows_are_errors_by_name(rows, of, said):
+    items = [Row(claim=name, computed=GOOD) for name in rows]
+    record, _, _ = runner.run_experiment(made(*items), of, seed=0, full=False, seen={})
+    assert said in record["error"]
+
+
+def test_rows_are_plain_json():
+    made = row(HELD, {"a": np.arange(4).reshape(2, 2), "b": (np.float32(0.5), np.inf)}, "f")
+    assert made.computed == {"a": [[0, 1], [2, 3]], "b": [0.5, "inf"]}
+    assert json.loads(runner.dump(made.computed)) == made.computed
+    with pytest.raises(TypeError, match="of type complex, which JSON cannot carry"):
+        to_json({"a": 1j})
+
+
+def test_dump_keeps_values_and_puts_numbers_on_one_line():
+    value = {"a": [1, -2.5e-7, None, True], "b": ["x,  y", "[ 1, 2 ]"], "c": [], "d": [[1], {}]}
+    assert json.loads(runner.dump(value)) == value
+    assert "[ 1, -2.5e-07, null, true ]" in runner.dump(value)
+
+
+# The results directory
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    target = tmp_path / "claims.json"
+    runner.write(target, "old")
+
+    def cut_off(path, text, **_):
+        with path.open("w") as file:
+            file.write(text[:1])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            runner.write(target, "new")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+    runner.write(target, "new")
+    assert target.read_text() == "new"
+
+
+def test_one_chapter_merges_into_the_others(tmp_path):
+    runner.write_chapter(tmp_path, chapter("objects"), {"objects-old": "<svg/>"}, "failed")
+    other = next(claim for claim in claims().values() if claim.chapter == "products")
+    record = chapter("objects") | {"chapter": "products"}
+    judged = runner.judge(Row(claim=other.id, computed=None), other, "f")
+    record["experiments"] = [record["experiments"][0] | {"claims": {other.id: judged}}]
+    runner.write_chapter(tmp_path, record, {}, "")
+    assert set(runner.read_claims(tmp_path)) == {HELD, other.id}
+    assert (tmp_path / "objects.log").exists()
+
+    runner.write_chapter(tmp_path, chapter(computed={"ndim": 2}), {"objects-new": "<svg/>"}, "")
+    rows = runner.read_claims(tmp_path)
+    assert set(rows) == {HELD, other.id}
+    assert rows[HELD]["computed"] == {"ndim": 2}
+    assert not (tmp_path / "objects.log").exists()
+    assert [path.stem for path in (tmp_path / "figures").iterdir()] == ["objects-new"]
+
+
+# The report
+
+
+def page(*records: dict, figures: dict[str, str] | None = None, article=None) -> str:
+    stamp = runner.run_stamp(seed=0, full=False)
+    return report.page(list(records), figures or {}, run=stamp, article=article)
+
+
+def drawing() -> tuple[dict, dict[str, str]]:
+    """A chapter's record with one figure, and the figure."""
+    canvas = Canvas(figsize=(2, 2))
+    axes = canvas.add_subplot()
+    axes.plot([0, 1], [1, 0], label="<tag> & $d_k$")
+    axes.set_xlim(0, 0.5)
+    axes.legend()
+    record = chapter()
+    record["experiments"][0], figures, _ = runner.run_experiment(
+        made(Figure(name="line", figure=canvas, caption="A <b>line</b>")),
+        "objects",
+        seed=0,
+        full=False,
+        seen={},
+    )
+    return record, figures
+
+
+def test_report_stands_alone(objects_run):
+    (out, _), _ = objects_run
+    record, figures = drawing()
+    for html in ((out / "report.html").read_text(), page(record, figures=figures)):
+        loads = re.findall(r"(?:src|href|action|data)=[\"']?([^\"'\s>]+)|url\(([^)]+)\)", html)
+        for target in filter(None, (link or loaded for link, loaded in loads)):
+            assert target.strip("\"'").startswith(("#", "data:image/png;base64")), target
+        assert "<script" not in html
+        assert "@import" not in html
+        assert "<link" not in html
+
+
+def test_report_has_every_row_and_anchor(objects_run):
+    (out, _), _ = objects_run
+    html = (out / "report.html").read_text()
+    ids = re.findall(r"\bid=\"?([^\"\s>]+)", html)
+    assert len(ids) == len(set(ids))
+    assert set(json.loads((out / "claims.json").read_text())) <= set(ids)
+    assert set(re.findall(r"href=\"#([\w-]+)\"", html)) <= set(ids)
+
+
+def test_report_escapes_what_it_is_given():
+    hostile = "<script>alert('x')</script>"
+    record = chapter(computed=GOOD | {hostile: hostile}, note=hostile, by=(hostile,))
+    record["about"] = hostile
+    record["experiments"][0]["error"] = hostile
+    html = page(record)
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") >= 5
+    assert "Things &lt;made up&gt; for a test." in html
+
+
+def test_report_says_what_differs_and_what_is_missing():
+    html = page(chapter(computed={"ndim": 1, "length": 511}))
+    assert "<span class=badge>differs</span>" in html
+    assert "expected" in html
+    assert "14 claims not yet computed" in html
+    assert "<span class=badge>holds</span>" in page(chapter())
+
+
+def test_report_flags_xla_only_where_it_is_off():
+    for xla, flagged in ((1000, False), (1009, False), (500, True), (None, False)):
+        flops = {"formula": 1000, "lowered": 1000, "compiled": 1000, "xla": xla}
+        assert ("XLA says" in page(chapter(flops=flops))) is flagged
+
+
+def test_report_opens_on_the_chosen_article():
+    assert 'id="only-all" checked' in page(chapter())
+    assert 'id="only-need" checked' in page(chapter(), article="need")
+
+
+def test_figures_are_drawn_alike_twice_and_apart_from_each_other():
+    _, first = drawing()
+    _, second = drawing()
+    assert first == second
+    (text,) = first.values()
+    assert "http://www.w3.org" in text  # a namespace, which loads nothing
+    assert "<metadata>" not in text
+    assert "&lt;tag&gt;" in text
+    names = re.findall(r'\bid="([^"]+)"', text)
+    assert all(name.startswith("objects-line") for name in names)
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (512, "512"),
+        (45_088_768, "45,088,768"),
+        (3.15e23, "3.15 × 10^23"),
+        (10**24, "1 × 10^24"),
+        (5 / 7, "0.714286"),
+        (1234567.0, "1.23457 × 10^6"),
+        (-0.00001, "-1 × 10^-5"),
+        (0.0, "0"),
+        (True, "yes"),
+        (None, "–"),
+        ("two\n lines", "two lines"),
+        ([[1, 2], [3, 4]], "[[1, 2], [3, 4]]"),
+        ([[0.5] * 64] * 64, "64 × 64 entries: 0.5, 0.5, 0.5, 0.5, …"),
+        ({"first_row": [1, 2], "rank": 2}, "first row [1, 2], rank 2"),
+    ],
+)
+def test_values_in_plain_text(value, said):
+    assert report.plain(value) == said
+
+
+def test_numbers_in_html_have_true_minus_signs_and_raised_exponents():
+    assert report.count(-1.5e-6) == "−1.5 × 10<sup>−6</sup>"
+    assert report.count_or_text("x-1 <b>") == "x-1 &lt;b&gt;"
