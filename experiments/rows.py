@@ -87,8 +87,8 @@ def flops(fn: Callable, *args: Any, formula: int | None = None) -> dict[str, int
     counted = cost(fn, *args)
     return {
         "formula": formula,
-        "lowered": counted.lowered.flops if counted.lowered else None,
-        "compiled": counted.compiled.flops if counted.compiled else None,
+        "lowered": counted.lowered.flops,
+        "compiled": counted.compiled.flops,
         "xla": counted.xla_flops,
     }
 

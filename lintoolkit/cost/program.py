@@ -80,18 +80,18 @@ def _price(stage: jax.stages.Lowered | jax.stages.Compiled, name: str) -> Cost:
     data, read_from = compiled_bytes(stage)
     if data is not None:
         compiled = view("compiled", count_module(read_module(data)))
-    best = compiled or lowered
-    if best is None:
+    totals = compiled or lowered
+    if totals is None:
         raise TypeError(
             "cost: this runtime does not show the compiled program. Pass the function or the "
             "lowered program, which is then priced as written."
         )
     return Cost(
-        **{field.name: getattr(best, field.name) for field in dataclasses.fields(View)},
+        **{field.name: getattr(totals, field.name) for field in dataclasses.fields(View)},
         name=name,
         platform=_platform(stage),
-        lowered=lowered,
-        compiled=compiled,
+        lowered=lowered or totals,
+        compiled=totals,
         xla_flops=xla_flops(stage),
         read_from=read_from,
     )

@@ -195,16 +195,17 @@ class Cost(View):
     Attributes:
         name: What was priced.
         platform: The platform that it was compiled for.
-        lowered: The program before optimisation, or None where a compiled one was given.
-        compiled: The program after it, or None where the runtime does not show it.
+        lowered: The program before optimisation. Where a compiled program was given there is
+            none, and the compiled view stands here too, as its `stage` says.
+        compiled: The program after it; where the runtime hides it, the lowered view.
         xla_flops: ``cost_analysis()["flops"]``, or None where XLA gives none.
         read_from: Which of JAX's accessors gave the compiled program.
     """
 
     name: str
     platform: str
-    lowered: View | None
-    compiled: View | None
+    lowered: View
+    compiled: View
     xla_flops: int | None
     read_from: str
 
@@ -236,8 +237,6 @@ class Cost(View):
 
     def _named(self, parts_of: Callable[[View], dict[str, int]]) -> dict[str, int]:
         """The lowered program's parts, whose names are complete, and what compiling changed."""
-        if self.lowered is None:
-            return parts_of(self)
         parts = parts_of(self.lowered)
         rest = self.flops - self.lowered.flops
         return {**parts, COMPILER: rest} if rest else parts
@@ -250,13 +249,13 @@ class Cost(View):
             "read_from": self.read_from,
             "xla_flops": self.xla_flops,
             **View.to_dict(self),
-            "lowered": self.lowered and self.lowered.to_dict(),
-            "compiled": self.compiled and self.compiled.to_dict(),
+            "lowered": self.lowered.to_dict(),
+            "compiled": self.compiled.to_dict(),
         }
 
     def __str__(self) -> str:
         """A table: totals of both stages, XLA's own count where it is off, loops, scopes."""
-        stages = [stage for stage in (self.lowered, self.compiled) if stage]
+        stages = [self.lowered, self.compiled][self.lowered.stage == self.compiled.stage :]
         lines = [f"{self.name} on {self.platform}"]
         lines.append(_line("", *(stage.stage for stage in stages)))
         for label, pick in _TOTALS:
