@@ -25,10 +25,9 @@ def parabola(loss, *, starts: tuple[float, ...], rate: float, steps: int) -> Fig
     w = np.linspace(0.6, 5.4, 201)
     axes.plot(w, loss(w), color="0.6", lw=1.2)
     for colour, start in zip(("C0", "C1"), starts, strict=True):
-        path = [start]
-        for _ in range(steps):
-            path.append(path[-1] - rate * float(jax.grad(loss)(path[-1])))
-        path = np.array(path)
+        path = np.full(steps + 1, start)
+        for step in range(steps):
+            path[step + 1] = path[step] - rate * float(jax.grad(loss)(path[step]))
         axes.plot(path, loss(path), "o-", ms=4, lw=1, color=colour)
         sign, side = ("positive", "right") if start > path[-1] else ("negative", "left")
         inward = -10 if side == "right" else 10

@@ -1,5 +1,6 @@
 """What a language model computes, what of it is matrix products, and how it learns."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -236,7 +237,7 @@ def operation_table(*, seed: int, full: bool):
     labels = jnp.zeros(4, int)
     entropy = lambda z: optax.softmax_cross_entropy_with_integer_labels(z, labels).mean()
     clip = lambda g: optax.clip_by_global_norm(1.0).update(g, optax.EmptyState())[0]
-    table = {
+    table: dict[str, tuple[Callable, tuple, int | None]] = {
         "matmul": (jnp.matmul, (x, w), 2 * 4 * 8 * 3),
         "dot": (dot, (x[0], x[1]), dot_flops(n=1, d=8)),
         "transpose": (jnp.transpose, (x,), 0),
