@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from lintoolkit import attention, layers
 from lintoolkit.cost import cost, program
-from lintoolkit.cost.count import in_bounds_taps
 from lintoolkit.cost.hlo import WindowDimension, read_module
+from lintoolkit.cost.price import in_bounds_taps
 
 F32 = jnp.float32
 
@@ -129,6 +129,56 @@ def test_a_data_dependent_limit_is_a_bound_and_a_dynamic_one_unknown():
     assert "not exact" in str(unknown)
 
 
+def test_users_say_how_often_a_dynamic_loop_runs():
+    def dynamic(n, x):
+        def until(h):
+            with jax.named_scope("inner"):
+                return jax.lax.fori_loop(0, n, lambda _, y: y @ x, h)
+
+        with jax.named_scope("outer"):
+            return jax.lax.while_loop(lambda h: h[0, 0] > 0, until, x)
+
+    args = spec(dtype=jnp.int32), spec(8, 8)
+    one = 2 * 8**3
+    assert cost(dynamic, *args, while_trips=5).flops == pytest.approx(25 * one, rel=0.01)
+    c = cost(dynamic, *args, while_trips={"outer": 3, "outer/inner": 7})
+    assert c.matmul_flops == 21 * one
+    assert {(loop.scope, loop.trips, loop.kind, loop.runs) for loop in c.loops} == {
+        ("outer", 3, "user", 3),
+        ("outer/inner", 7, "user", 21),
+    }
+    by_function = cost(dynamic, *args, while_trips=lambda loop: len(loop.scope))
+    assert by_function.matmul_flops == len("outer") * len("outer/inner") * one
+    with pytest.raises(ValueError, match="must not be negative, got -1"):
+        cost(dynamic, *args, while_trips=-1)
+    with pytest.raises(ValueError, match="names scope 'elsewhere', which holds no loop"):
+        cost(dynamic, *args, while_trips={"elsewhere": 3})
+
+
+def test_inner_limits_that_depend_on_an_outer_counter_are_summed_exactly():
+    def triangle(x):
+        inner = lambda i, h: jax.lax.fori_loop(0, i, lambda _, y: y @ x, h)
+        return jax.lax.fori_loop(0, 6, inner, x)
+
+    c = cost(triangle, spec(8, 8))
+    for view in (c.lowered, c.compiled):
+        assert view.matmul_flops == (0 + 1 + 2 + 3 + 4 + 5) * 2 * 8**3
+        assert sorted((loop.trips, loop.runs) for loop in view.loops) == [(5, 15), (6, 6)]
+        assert view.exact
+
+
+def test_a_branch_that_a_counter_decides_is_the_one_counted():
+    def first_only(x):
+        def step(i, h):
+            return jax.lax.cond(i == 0, lambda y: y @ x, lambda y: y, h)
+
+        return jax.lax.fori_loop(0, 9, step, x)
+
+    c = cost(first_only, spec(16, 16))
+    assert c.lowered.matmul_flops == c.compiled.matmul_flops == 2 * 16**3
+    assert c.exact
+
+
 def test_remat_adds_the_recomputed_forward_pass():
     def net(remat):
         layer = lambda h, w: (jnp.tanh(h @ w), None)
@@ -142,6 +192,7 @@ def test_remat_adds_the_recomputed_forward_pass():
     assert remat.matmul_flops == 4 * unit
 
 
+@pytest.mark.usefixtures("as_a_user")
 def test_conditional_counts_the_dearest_branch_and_lists_all():
     def either(p, x):
         return jax.lax.cond(p, lambda y: y @ y, lambda y: y + 1, x)
@@ -150,6 +201,11 @@ def test_conditional_counts_the_dearest_branch_and_lists_all():
     assert c.flops == 2 * 16**3
     assert sorted(c.branches[0].flops) == [256, 2 * 16**3]
     assert not c.exact
+    both = 256 + 2 * 16**3
+    assert cost(either, spec(dtype=jnp.bool_), spec(16, 16), cond="sum").flops == both
+    assert cost(either, spec(dtype=jnp.bool_), spec(16, 16), cond="mean").flops == both // 2
+    with pytest.raises(ValueError, match="cond must be 'max', 'mean' or 'sum', got 'min'"):
+        cost(either, spec(dtype=jnp.bool_), spec(16, 16), cond="min")
 
 
 def conv(image, kernel, **options):
@@ -321,6 +377,16 @@ def test_bytes_of_loop_free_programs_are_xlas():
         lowered = jax.jit(fn).lower(*(spec(*s) for s in shapes))
         compiled = lowered.compile()
         assert cost(compiled).bytes_accessed == compiled.cost_analysis()["bytes accessed"]
+
+
+def test_memory_counts_temporaries_and_donated_buffers_once():
+    step = lambda w, x: w - x.T @ jnp.tanh(x @ w)
+    kept = cost(step, spec(64, 64), spec(32, 64)).memory
+    assert kept.arguments == 4 * (64 * 64 + 32 * 64)
+    assert kept.temps >= 4 * 32 * 64
+    assert kept.total == kept.arguments + kept.outputs + kept.temps
+    donated = cost(jax.jit(lambda w: w * 2, donate_argnums=0), spec(64, 64)).memory
+    assert donated.aliased == donated.total == 4 * 64 * 64
 
 
 def test_scopes_are_the_programs_own_names_and_sum_to_the_whole():

@@ -1,20 +1,24 @@
 """Price any JAX program from what XLA compiled: `cost(f, *args)`.
 
-`program` gets the two stages of a program out of JAX, `hlo` reads their bytes, `trips` finds
-how often loops run, `count` prices each instruction (`linalg` the library calls), `report` sums
-up.
+`program` gets the two stages of a program out of JAX and `hlo` reads their bytes. `walk`
+multiplies each instruction by how often it runs (`trips` has the loops), with what `price`
+(`linalg` for library calls) and `traffic` say of one run. `names` reads JAX's op names,
+`report` sums up.
 """
 
-from lintoolkit.cost.count import Branches, Loop, Op, Work
 from lintoolkit.cost.linalg import Call, Priced, register_custom_call
+from lintoolkit.cost.price import Work
 from lintoolkit.cost.program import cost
-from lintoolkit.cost.report import Cost, View
+from lintoolkit.cost.report import Cost, Memory, View
+from lintoolkit.cost.walk import Branches, Collective, Loop, Op
 
 __all__ = [
     "Branches",
     "Call",
+    "Collective",
     "Cost",
     "Loop",
+    "Memory",
     "Op",
     "Priced",
     "View",

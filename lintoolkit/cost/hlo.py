@@ -173,6 +173,24 @@ class Instruction:
         return _integers(_fields(self.raw[90][-1]).get(3, ()))
 
     @cached_property
+    def group_size(self) -> int:
+        """How many devices take part together in a collective; 1 where it does not say."""
+        if 49 in self.raw:  # a list of groups
+            return len(_integers(_fields(self.raw[49][0]).get(1, ())))
+        if 87 in self.raw:  # the same, wrapped
+            groups = _fields(self.raw[87][-1])
+            if 1 in groups:
+                return len(_integers(_fields(groups[1][0]).get(1, ())))
+            return _integer(_fields(groups[2][-1]), 2, 1)
+        if 92 in self.raw:  # an iota of groups by size
+            return _integer(_fields(self.raw[92][-1]), 2, 1)
+        if 93 in self.raw:  # axes of a mesh
+            of = _fields(self.raw[93][-1])
+            sides = [_integer(axis, 2, 1) for axis in _messages(of.get(1, ()), 1)]
+            return math.prod(sides[_integer(_fields(axis), 1)] for axis in of.get(2, ()))
+        return 1
+
+    @cached_property
     def scalar(self) -> int | None:
         """The value of a constant that is one integer or boolean, else None."""
         if self.opcode != "constant" or self.shape.dims or 8 not in self.raw:

@@ -6,18 +6,23 @@ compiled one with a fallback.
 
 import dataclasses
 import importlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, get_args
 
 import jax
 
-from lintoolkit.cost.count import count_module
 from lintoolkit.cost.hlo import read_module
-from lintoolkit.cost.report import Cost, View, view
+from lintoolkit.cost.report import Cost, Memory, View, view
+from lintoolkit.cost.walk import Loop, Rule, WhileTrips, count_module, names_scope
 
 
 def cost(
-    fn: Callable | jax.stages.Lowered | jax.stages.Compiled, *args: Any, **kwargs: Any
+    fn: Callable | jax.stages.Lowered | jax.stages.Compiled,
+    *args: Any,
+    while_trips: WhileTrips | None = None,
+    cond: Rule = "max",
+    **kwargs: Any,
 ) -> Cost:
     """Price a JAX program: FLOPs, bytes and loops, read from what XLA compiled.
 
@@ -31,7 +36,13 @@ def cost(
         fn: A function, jitted or not, or a `jax.stages.Lowered` or `jax.stages.Compiled`.
         *args: Its arguments: arrays of any shape and dtype, or `jax.ShapeDtypeStruct`s, for
             which nothing is allocated. None with a lowered or compiled program.
-        **kwargs: Its keyword arguments, alike.
+        while_trips: Trips of the loops whose number the program does not fix (unknown, or
+            bounded only): one number for all, a dict from scope (the path of names, or its
+            end) to number, or a function of the `Loop`, None for no opinion. Such a loop's
+            kind is "user".
+        cond: What counts of a conditional whose branch the program does not fix: the branch
+            of "max" FLOPs, the "mean" of all or their "sum".
+        **kwargs: The function's keyword arguments, alike.
 
     Returns:
         A `Cost`; print it for a table.
@@ -39,6 +50,8 @@ def cost(
     Raises:
         TypeError: If `fn` cannot be called or priced, or arguments come with a program that
             already has them.
+        ValueError: If `while_trips` is negative or names a scope without such a loop, or
+            `cond` is none of the three.
 
     Cost:
         One trace and one compilation; reading takes about 50 µs an instruction.
@@ -55,46 +68,70 @@ def cost(
     References:
         Cost conventions: Golub and Van Loan, Matrix Computations, 4th ed. (2013), section 1.1.
     """
+    if cond not in get_args(Rule):
+        raise ValueError(f"cost: cond must be 'max', 'mean' or 'sum', got {cond!r}.")
     if isinstance(fn, jax.stages.Lowered | jax.stages.Compiled):
         if args or kwargs:
             raise TypeError(
                 f"cost: a {type(fn).__name__} program already has its arguments, got "
                 f"{len(args) + len(kwargs)} more. Pass the program alone, or the function."
             )
-        return _price(fn, "program")
+        return _price(fn, "program", while_trips, cond)
     if not callable(fn):
         raise TypeError(
             f"cost: fn must be a function or a lowered or compiled program, got "
             f"{type(fn).__name__}. Pass the function itself, then its arguments: cost(f, x)."
         )
     jitted = fn if hasattr(fn, "lower") else jax.jit(fn)
-    return _price(jitted.lower(*args, **kwargs), getattr(fn, "__name__", type(fn).__name__))
+    name = getattr(fn, "__name__", type(fn).__name__)
+    return _price(jitted.lower(*args, **kwargs), name, while_trips, cond)
 
 
-def _price(stage: jax.stages.Lowered | jax.stages.Compiled, name: str) -> Cost:
+def _price(
+    stage: jax.stages.Lowered | jax.stages.Compiled,
+    name: str,
+    while_trips: WhileTrips | None,
+    cond: Rule,
+) -> Cost:
+    count = partial(count_module, while_trips=while_trips, cond=cond)
     lowered: View | None = None
     compiled: View | None = None
     if isinstance(stage, jax.stages.Lowered):
-        lowered = view("lowered", count_module(read_module(lowered_bytes(stage))))
+        lowered = view("lowered", count(read_module(lowered_bytes(stage))))
         stage = stage.compile()
     data, read_from = compiled_bytes(stage)
     if data is not None:
-        compiled = view("compiled", count_module(read_module(data)))
+        compiled = view("compiled", count(read_module(data)))
     totals = compiled or lowered
     if totals is None:
         raise TypeError(
             "cost: this runtime does not show the compiled program. Pass the function or the "
             "lowered program, which is then priced as written."
         )
+    _check_scopes(while_trips, (lowered or totals).loops)
+    devices = _devices(stage)
     return Cost(
         **{field.name: getattr(totals, field.name) for field in dataclasses.fields(View)},
         name=name,
-        platform=_platform(stage),
+        platform=devices[0].platform if devices else jax.default_backend(),
+        devices=max(len(devices), 1),
         lowered=lowered or totals,
         compiled=totals,
         xla_flops=xla_flops(stage),
+        memory=memory(stage),
         read_from=read_from,
     )
+
+
+def _check_scopes(while_trips: WhileTrips | None, loops: tuple[Loop, ...]) -> None:
+    """Refuse a scope that is no loop's: its trips would be dropped in silence."""
+    scopes = {loop.scope for loop in loops}
+    for key in while_trips if isinstance(while_trips, Mapping) else ():
+        if not any(names_scope(key, scope) for scope in scopes):
+            raise ValueError(
+                f"cost: while_trips names scope {key!r}, which holds no loop; the loops are in "
+                f"{sorted(scopes)} ('' is the top level)."
+            )
 
 
 def lowered_bytes(lowered: jax.stages.Lowered) -> bytes:
@@ -134,7 +171,21 @@ def xla_flops(compiled: jax.stages.Compiled) -> int | None:
     return None if found is None or found < 0 else round(found)
 
 
-def _platform(compiled: jax.stages.Compiled) -> str:
+def memory(compiled: jax.stages.Compiled) -> Memory | None:
+    """What the program holds on each device, or None where the runtime does not say."""
+    try:
+        stats: Any = compiled.memory_analysis()
+        return Memory(
+            arguments=stats.argument_size_in_bytes,
+            outputs=stats.output_size_in_bytes,
+            temps=stats.temp_size_in_bytes,
+            aliased=stats.alias_size_in_bytes,
+        )
+    except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
+        return None
+
+
+def _devices(compiled: jax.stages.Compiled) -> list[Any]:
+    """The devices that the program runs on."""
     shardings = jax.tree.leaves((compiled.input_shardings, compiled.output_shardings))
-    devices = [device for sharding in shardings for device in sharding.device_set]
-    return devices[0].platform if devices else jax.default_backend()
+    return list({device for sharding in shardings for device in sharding.device_set})

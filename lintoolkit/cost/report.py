@@ -1,18 +1,12 @@
 """What a program costs, as people read it: totals, parts, and the two stages side by side."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
-from lintoolkit.cost.count import Branches, Loop, Op, Tally
+from lintoolkit.cost.names import phase_of, scope_of
+from lintoolkit.cost.walk import Branches, Collective, Loop, Op, Tally
 
-# Parts of an op name that JAX adds around what the program itself names.
-_WRAPPERS = re.compile(r"^(?:jvp|transpose|vmap|remat|linearize)\((.*)\)$")
-_CONTROL = frozenset(
-    "while body cond closed_call eval_jaxpr checkpoint rematted_computation pjit "
-    "custom_jvp_call custom_vjp_call core_call shard_map".split()
-)
 UNSCOPED = "(no scope)"
 COMPILER = "(compiler)"
 
@@ -25,7 +19,9 @@ class View:
         stage: ``"lowered"`` or ``"compiled"``.
         ops: Every instruction that works or moves data, with all its runs.
         loops: Every loop as reached in the program.
-        branches: Every conditional; its dearest branch is the one counted.
+        branches: Every conditional whose branch the program does not fix and whose branches
+            differ.
+        collectives: Every exchange between devices.
         uncounted: What is not priced, by name, with the number of runs.
         estimates: What is priced by an estimate (iterative routines), likewise.
     """
@@ -34,6 +30,7 @@ class View:
     ops: tuple[Op, ...]
     loops: tuple[Loop, ...]
     branches: tuple[Branches, ...]
+    collectives: tuple[Collective, ...]
     uncounted: Mapping[str, int]
     estimates: Mapping[str, int]
 
@@ -100,7 +97,7 @@ class View:
             not self.uncounted
             and not self.estimates
             and all(loop.kind == "exact" for loop in self.loops)
-            and all(len(set(cond.flops)) < 2 for cond in self.branches)
+            and not self.branches
         )
 
     def by_op(self) -> dict[str, int]:
@@ -139,7 +136,7 @@ class View:
         """
         names = [op.name for op in self.ops]
         trains = any("transpose(" in name for name in names)
-        return _sums((_phase(op.name, trains=trains), op.work.flops) for op in self.ops)
+        return _sums((phase_of(op.name, trains=trains), op.work.flops) for op in self.ops)
 
     def by_source(self) -> dict[str, int]:
         """FLOPs by the function and line of the program that asked for them."""
@@ -161,8 +158,9 @@ class View:
             "bytes_accessed": self.bytes_accessed,
             "intensity": self.intensity,
             "exact": self.exact,
-            "loops": [{"name": x.name, "trips": x.trips, "kind": x.kind} for x in self.loops],
-            "branches": [{"name": x.name, "flops": list(x.flops)} for x in self.branches],
+            "loops": [asdict(loop) for loop in self.loops],
+            "branches": [asdict(branches) for branches in self.branches],
+            "collectives": [asdict(collective) for collective in self.collectives],
             "uncounted": dict(self.uncounted),
             "estimates": dict(self.estimates),
             "by_op": self.by_op(),
@@ -180,9 +178,28 @@ def view(stage: str, tally: Tally) -> View:
         ops=tuple(tally.ops),
         loops=tuple(tally.loops),
         branches=tuple(tally.branches),
+        collectives=tuple(tally.collectives),
         uncounted=dict(tally.uncounted),
         estimates=dict(tally.estimates),
     )
+
+
+class Memory(NamedTuple):
+    """Bytes that a program holds on each device: arguments, outputs, temporaries.
+
+    `aliased` bytes are both argument and output (donated buffers). XLA's own peak leaves the
+    temporaries out on CPU; `total` does not.
+    """
+
+    arguments: int
+    outputs: int
+    temps: int
+    aliased: int
+
+    @property
+    def total(self) -> int:
+        """Arguments + outputs + temporaries - aliased."""
+        return self.arguments + self.outputs + self.temps - self.aliased
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,19 +212,29 @@ class Cost(View):
     Attributes:
         name: What was priced.
         platform: The platform that it was compiled for.
+        devices: How many devices run it. The compiled program, and so every total, is one
+            device's; the lowered one is the whole, before partitioning.
         lowered: The program before optimisation. Where a compiled program was given there is
             none, and the compiled view stands here too, as its `stage` says.
         compiled: The program after it; where the runtime hides it, the lowered view.
         xla_flops: ``cost_analysis()["flops"]``, or None where XLA gives none.
+        memory: Bytes held on each device, or None where the runtime does not say.
         read_from: Which of JAX's accessors gave the compiled program.
     """
 
     name: str
     platform: str
+    devices: int
     lowered: View
     compiled: View
     xla_flops: int | None
+    memory: Memory | None
     read_from: str
+
+    @property
+    def global_flops(self) -> int:
+        """FLOPs of all devices together."""
+        return self.flops * self.devices
 
     def by_scope(self, depth: int = 1) -> dict[str, int]:
         """FLOPs of each named scope, largest first; they sum to `flops`.
@@ -246,6 +273,8 @@ class Cost(View):
         return {
             "name": self.name,
             "platform": self.platform,
+            "devices": self.devices,
+            "memory": self.memory and {**self.memory._asdict(), "total": self.memory.total},
             "read_from": self.read_from,
             "xla_flops": self.xla_flops,
             **View.to_dict(self),
@@ -263,11 +292,24 @@ class Cost(View):
             if any(values) or label in ("FLOPs", "bytes accessed"):
                 lines.append(_line(label, *(f"{value:,}" for value in values)))
         lines.append(_line("FLOPs per byte", *(f"{stage.intensity:.3g}" for stage in stages)))
+        if self.memory:
+            parts = ("arguments", "outputs", "temps", "aliased")
+            held = ", ".join(f"{part} {getattr(self.memory, part):,}" for part in parts)
+            lines.append(f"memory {self.memory.total:,} bytes: {held}")
+        if self.devices > 1:
+            lines.append(
+                f"on each of {self.devices} devices; {self.global_flops:,} FLOPs in all"
+            )
         lines += _xla_lines(self.xla_flops, self.flops)
         lines += _loop_lines(self.loops)
+        for exchange in self.collectives:
+            lines.append(
+                f"{exchange.opcode} {_place(exchange.name)}: {exchange.bytes:,} bytes among "
+                f"{exchange.group}, {exchange.times:,} x"
+            )
         for cond in self.branches:
             each = " or ".join(f"{flops:,}" for flops in cond.flops)
-            lines.append(f"branches of {_place(cond.name)}: {each} FLOPs, the most is counted")
+            lines.append(f"branches {_place(cond.name)}: {each} FLOPs")
         for what, runs in self.uncounted.items():
             lines.append(f"not counted: {what}, {runs:,} x")
         for what, runs in self.estimates.items():
@@ -313,56 +355,6 @@ def _loop_lines(loops: Iterable[Loop]) -> list[str]:
 
 def _place(name: str) -> str:
     return "/".join(scope_of(name)) or "at top level"
-
-
-def _phase(op_name: str, *, trains: bool) -> str:
-    """Which pass of training an op belongs to, by the transformations in its name."""
-    if "rematted_computation" in op_name:
-        return "recompute"
-    if "transpose(" in op_name:
-        return "backward"
-    if "jvp(" in op_name or not trains:
-        return "forward"
-    return "optimizer"
-
-
-def scope_of(op_name: str) -> list[str]:
-    """The program's own names on the way to an op, outermost first.
-
-    JAX's wrappers (`jvp`, `transpose`, `vmap`, `jit`), its control-flow names and the
-    primitive at the end are left out, and a jitted function that names its scope after itself
-    appears once.
-
-    Args:
-        op_name: Such as ``"jit(f)/transpose(jvp(block))/while/body/attention/dot_general"``.
-
-    Returns:
-        Such as ``["block", "attention"]``.
-    """
-    names: list[str] = []
-    for part in _split(op_name)[1:-1]:
-        inner = part
-        while match := _WRAPPERS.match(inner):
-            inner = match[1]
-        for name in _split(inner):
-            jitted = re.match(r"^p?jit\((.*)\)$", name)
-            bare = jitted[1] if jitted else name
-            hidden = jitted and (bare.startswith("_") or "<" in bare)
-            control = bare in _CONTROL or re.match(r"^branch_\d+_fun$", bare)
-            if bare and not control and not hidden and names[-1:] != [bare]:
-                names.append(bare)
-    return names
-
-
-def _split(path: str) -> list[str]:
-    """Split at slashes outside parentheses."""
-    parts, depth, start = [], 0, 0
-    for at, char in enumerate(path):
-        depth += (char == "(") - (char == ")")
-        if char == "/" and depth == 0:
-            parts.append(path[start:at])
-            start = at + 1
-    return [*parts, path[start:]]
 
 
 def _sums(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from lintoolkit.cost.hlo import Computation, Instruction
 
-Kind = Literal["exact", "bound", "unknown"]
+Kind = Literal["exact", "bound", "user", "unknown"]
 
 # Stepping through a loop that is not affine gives up after this many trips.
 MAX_STEPS = 10_000

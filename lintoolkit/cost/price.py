@@ -1,20 +1,18 @@
-"""What each HLO instruction costs, and a walk of the program that multiplies loops out.
+"""What one HLO instruction computes.
 
 Conventions: a multiply-add is 2 FLOPs; complex work is counted in real operations; products
 (dot, convolution) take in-bounds terms only; elementwise work is one FLOP an output element
 for arithmetic, comparison and selection on floating-point numbers, as XLA counts it, while
 integer and boolean work is kept apart; a transcendental function is one transcendental, no
-FLOP. What moves or renames data is free of FLOPs. What this module does not know is listed.
+FLOP. What moves or renames data is free of FLOPs. What this module does not know is
+"uncounted".
 """
 
 import math
-from collections import Counter
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lintoolkit.cost import linalg
-from lintoolkit.cost.hlo import Computation, Instruction, Module, WindowDimension
-from lintoolkit.cost.trips import Kind, Scope, count_trips, invariants
+from lintoolkit.cost.hlo import Computation, Instruction, WindowDimension
 
 TRANSCENDENTAL = frozenset(
     "acos acosh asin asinh atan2 atanh cbrt cosh cosine erf exponential exponential-minus-one "
@@ -46,12 +44,6 @@ ANNOTATIONS = (
     "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape", "LayoutConstraint",
     "annotate_device_placement", "MoveToHost", "MoveToDevice", "xla.sdy.",
 )  # fmt: skip
-# Instructions whose bytes are those of what they contain, or none.
-_NO_TRAFFIC = frozenset(
-    "add-dependency after-all bitcast call conditional constant domain get-dimension-size "
-    "get-tuple-element opt-barrier optimization-barrier parameter partition-id replica-id "
-    "reshape tuple while".split()
-)
 
 
 class Work(NamedTuple):
@@ -77,157 +69,6 @@ class Price(NamedTuple):
     category: str
     work: Work
     estimate: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Op:
-    """One instruction of the program with the work of all its runs."""
-
-    name: str
-    opcode: str
-    category: str
-    dtype: str
-    source: tuple[str, str, int]
-    times: int
-    work: Work
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loop:
-    """A loop: where, how often its body runs each time it is reached, and how that is known."""
-
-    name: str
-    trips: int
-    kind: Kind
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Branches:
-    """A conditional: FLOPs of every branch at one run; the dearest is the one counted."""
-
-    name: str
-    flops: tuple[int, ...]
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a walk has found so far."""
-
-    ops: list[Op] = field(default_factory=list)
-    loops: list[Loop] = field(default_factory=list)
-    branches: list[Branches] = field(default_factory=list)
-    uncounted: Counter[str] = field(default_factory=Counter)
-    estimates: Counter[str] = field(default_factory=Counter)
-
-
-def count_module(module: Module) -> Tally:
-    """Price every instruction of a module, loops multiplied out.
-
-    Args:
-        module: The program.
-
-    Returns:
-        Its operations, loops, conditionals, and what could not be counted.
-    """
-    tally = Tally()
-    _Walk(module, tally).computation(module.entry, Scope(module.entry), 1, "", fused=False)
-    return tally
-
-
-class _Walk:
-    """The walk's constants: the module, and where findings go."""
-
-    def __init__(self, module: Module, tally: Tally):
-        self.module = module
-        self.tally = tally
-        names = (i.op_name.partition("/")[0] for i in module.entry.instructions if i.op_name)
-        self.base = next((name for name in names if name.startswith(("jit(", "pmap("))), "")
-
-    def full_name(self, op_name: str, prefix: str) -> str:
-        """Names inside called computations may be relative to the caller's."""
-        first = op_name.partition("/")[0]
-        if not prefix or not op_name or (self.base and first == self.base):
-            return op_name or prefix
-        return f"{prefix}/{op_name}"
-
-    def computation(
-        self, computation: Computation, scope: Scope, times: int, prefix: str, *, fused: bool
-    ) -> None:
-        """Add all that `times` runs of a computation do."""
-        for i in computation.instructions:
-            name = self.full_name(i.op_name, prefix)
-            if i.opcode == "while":
-                self.loop(i, scope, times, name, fused=fused)
-            elif i.opcode == "conditional":
-                self.conditional(i, scope, times, name, fused=fused)
-            elif i.opcode in ("call", "async-start") and i.called:
-                inner = scope.inside(i, i.called[0])
-                self.computation(i.called[0], inner, times, name, fused=fused)
-            else:
-                if i.opcode == "fusion":
-                    inner = scope.inside(i, i.called[0])
-                    self.computation(i.called[0], inner, times, name, fused=True)
-                self.instruction(i, times, name, fused=fused)
-
-    def loop(self, i: Instruction, scope: Scope, times: int, name: str, *, fused: bool) -> None:
-        """Add a `while`: its body `trips` times, its condition once more."""
-        trips = count_trips(i, scope)
-        self.tally.loops.append(Loop(name=name, trips=trips.count, kind=trips.kind))
-        body, condition = i.called
-        kept = (invariants(body, scope.value(i.operands[0])),)  # known in every trip
-        self.computation(body, Scope(body, kept), times * trips.count, name, fused=fused)
-        again = times * (trips.count + 1)
-        self.computation(condition, Scope(condition, kept), again, name, fused=fused)
-
-    def conditional(
-        self, i: Instruction, scope: Scope, times: int, name: str, *, fused: bool
-    ) -> None:
-        """Add the branch with the most FLOPs, and list what every branch would take."""
-        tallies = []
-        for branch, operand in zip(i.called, i.operands[1:], strict=True):
-            tally = Tally()
-            inner = Scope(branch, (scope.value(operand),))
-            walk = _Walk(self.module, tally)
-            walk.base = self.base
-            walk.computation(branch, inner, times, name, fused=fused)
-            tallies.append(tally)
-        totals = [sum(op.work.flops for op in tally.ops) for tally in tallies]
-        each = tuple(total // max(times, 1) for total in totals)
-        self.tally.branches.append(Branches(name=name, flops=each))
-        dearest = tallies[max(range(len(totals)), key=totals.__getitem__)]
-        self.tally.ops += dearest.ops
-        self.tally.loops += dearest.loops
-        self.tally.branches += dearest.branches
-        for tally in tallies:  # unknown work in any branch leaves the whole uncertain
-            self.tally.uncounted |= tally.uncounted
-            self.tally.estimates |= tally.estimates
-
-    def instruction(self, i: Instruction, times: int, name: str, *, fused: bool) -> None:
-        """Add one instruction that contains no control flow."""
-        category, work, estimate = price(i)
-        what = f"custom-call {i.target}" if i.opcode == "custom-call" else i.opcode
-        if category == "uncounted":
-            self.tally.uncounted[what] += times
-        elif estimate:
-            self.tally.estimates[what] += times
-        traffic = 0 if fused else bytes_accessed(i)
-        if any(work) or traffic:
-            frame = i.frame if i.frame < len(self.module.frames) else 0
-            op = Op(
-                name=name,
-                opcode=i.opcode,
-                category=category,
-                dtype=i.operands[0].shape.dtype if category == "product" else i.shape.dtype,
-                source=self.module.frames[frame],
-                times=times,
-                work=work.times(times),
-                bytes=traffic * times,
-            )
-            self.tally.ops.append(op)
-
-
-# --- operations ----------------------------------------------------------------------------
 
 
 def price(i: Instruction) -> Price:
@@ -400,71 +241,3 @@ def _fft_flops(i: Instruction) -> int:
     whole = i.shape if real_out else i.operands[0].shape
     factor = 2.5 if real_in or real_out else 5.0
     return round(whole.size * factor * math.log2(length)) if length > 1 else 0
-
-
-# --- bytes ---------------------------------------------------------------------------------
-
-
-def bytes_accessed(i: Instruction) -> int:
-    """Bytes that one run of an instruction reads and writes: operands and result.
-
-    A slice, gather or in-place update touches the part that it moves, not the whole array, and
-    so does a fusion that only slices an operand or updates part of it.
-
-    Args:
-        i: An instruction outside fusions.
-
-    Returns:
-        Bytes read plus bytes written.
-    """
-    op = i.opcode
-    if op in _NO_TRAFFIC or op.endswith("-done"):
-        return 0
-    if op in ("dynamic-slice", "slice"):
-        return 2 * i.shape.bytes
-    if op == "gather":
-        return 2 * i.shape.bytes + i.operands[1].shape.bytes
-    if op == "dynamic-update-slice":
-        return 2 * i.operands[1].shape.bytes
-    if op == "scatter":  # operands: n arrays, the indices, n updates
-        half = len(i.operands) // 2
-        updates = sum(operand.shape.bytes for operand in i.operands[half + 1 :])
-        return 3 * updates + i.operands[half].shape.bytes
-    if op == "fusion":
-        return _fusion_bytes(i)
-    return i.shape.bytes + sum(operand.shape.bytes for operand in i.operands)
-
-
-def _fusion_bytes(fusion: Instruction) -> int:
-    inside = fusion.called[0]
-    users: dict[int, list[tuple[Instruction, int]]] = {}
-    for user in inside.instructions:
-        for place, operand in enumerate(user.operands):
-            users.setdefault(operand.id, []).append((user, place))
-    parameters = [i for i in inside.instructions if i.opcode == "parameter"]
-    read = sum(_bytes_read(parameter, users) for parameter in parameters)
-    roots = inside.root.operands if inside.root.opcode == "tuple" else [inside.root]
-    return read + sum(_bytes_written(root) for root in roots)
-
-
-def _bytes_read(value: Instruction, users: dict[int, list[tuple[Instruction, int]]]) -> int:
-    """Bytes of a fusion's operand that its users look at."""
-    total = 0
-    for user, place in users.get(value.id, ()):
-        if user.opcode in ("dynamic-slice", "slice", "gather") and place == 0:
-            total += user.shape.bytes
-        elif user.opcode == "dynamic-update-slice" and place == 0:
-            continue  # updated in place
-        elif user.opcode == "bitcast":
-            total += _bytes_read(user, users)
-        else:
-            return value.shape.bytes
-    return min(total, value.shape.bytes)
-
-
-def _bytes_written(root: Instruction) -> int:
-    while root.opcode == "bitcast":
-        root = root.operands[0]
-    if root.opcode == "dynamic-update-slice":
-        return root.operands[1].shape.bytes
-    return root.shape.bytes

@@ -1,0 +1,60 @@
+"""What JAX's op names say: the program's own scopes, and the pass of training."""
+
+import re
+
+# Parts of an op name that JAX adds around what the program itself names.
+_WRAPPERS = re.compile(r"^(?:jvp|transpose|vmap|remat|linearize)\((.*)\)$")
+_CONTROL = frozenset(
+    "while body cond closed_call eval_jaxpr checkpoint rematted_computation pjit "
+    "custom_jvp_call custom_vjp_call core_call shard_map".split()
+)
+
+
+def phase_of(op_name: str, *, trains: bool) -> str:
+    """Which pass of training an op belongs to, by the transformations in its name."""
+    if "rematted_computation" in op_name:
+        return "recompute"
+    if "transpose(" in op_name:
+        return "backward"
+    if "jvp(" in op_name or not trains:
+        return "forward"
+    return "optimizer"
+
+
+def scope_of(op_name: str) -> list[str]:
+    """The program's own names on the way to an op, outermost first.
+
+    JAX's wrappers (`jvp`, `transpose`, `vmap`, `jit`), its control-flow names and the
+    primitive at the end are left out, and a jitted function that names its scope after itself
+    appears once.
+
+    Args:
+        op_name: Such as ``"jit(f)/transpose(jvp(block))/while/body/attention/dot_general"``.
+
+    Returns:
+        Such as ``["block", "attention"]``.
+    """
+    names: list[str] = []
+    for part in _split(op_name)[1:-1]:
+        inner = part
+        while match := _WRAPPERS.match(inner):
+            inner = match[1]
+        for name in _split(inner):
+            jitted = re.match(r"^p?jit\((.*)\)$", name)
+            bare = jitted[1] if jitted else name
+            hidden = jitted and (bare.startswith("_") or "<" in bare)
+            control = bare in _CONTROL or re.match(r"^branch_\d+_fun$", bare)
+            if bare and not control and not hidden and names[-1:] != [bare]:
+                names.append(bare)
+    return names
+
+
+def _split(path: str) -> list[str]:
+    """Split at slashes outside parentheses."""
+    parts, depth, start = [], 0, 0
+    for at, char in enumerate(path):
+        depth += (char == "(") - (char == ")")
+        if char == "/" and depth == 0:
+            parts.append(path[start:at])
+            start = at + 1
+    return [*parts, path[start:]]

@@ -1,0 +1,320 @@
+"""Walk a program and multiply every instruction by how often it runs."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from lintoolkit.cost.hlo import Computation, Instruction, Module
+from lintoolkit.cost.names import scope_of
+from lintoolkit.cost.price import Work, price
+from lintoolkit.cost.traffic import bytes_accessed
+from lintoolkit.cost.trips import Kind, Scope, count_trips, invariants
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One instruction of the program with the work of all its runs."""
+
+    name: str
+    opcode: str
+    category: str
+    dtype: str
+    source: tuple[str, str, int]
+    times: int
+    work: Work
+    bytes: int
+
+    def plus(self, other: "Op") -> "Op":
+        """Both together."""
+        return replace(
+            self,
+            times=self.times + other.times,
+            work=self.work.plus(other.work),
+            bytes=self.bytes + other.bytes,
+        )
+
+    def shared(self, ways: int) -> "Op":
+        """One of `ways` equal shares, in whole numbers."""
+        work = Work(*(round(value / ways) for value in self.work))
+        return replace(self, work=work, bytes=round(self.bytes / ways))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """A loop of the program.
+
+    `name` is its op name, `trips` how often its body runs each time it is reached (the most,
+    where an outer loop varies it), `kind` how that is known (exact, an upper bound, given by
+    the user, or unknown, then counted once), `runs` the runs of its body in the whole program.
+    """
+
+    name: str
+    trips: int
+    kind: Kind
+    runs: int
+
+    @property
+    def scope(self) -> str:
+        """The program's own names on the way to the loop, such as ``"encoder/block"``."""
+        return "/".join(scope_of(self.name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branches:
+    """A conditional whose branch the program does not fix: FLOPs of every branch at one run."""
+
+    name: str
+    flops: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collective:
+    """A collective: its opcode, bytes of its full array, devices a group, and runs."""
+
+    name: str
+    opcode: str
+    bytes: int
+    group: int
+    times: int
+
+
+WhileTrips = int | Mapping[str, int] | Callable[[Loop], int | None]
+Rule = Literal["max", "mean", "sum"]
+# Trips times operations that may be walked one trip at a time.
+MAX_WALK = 100_000
+_COLLECTIVES = (
+    "all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-", "ragged-all",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a walk has found so far."""
+
+    ops: list[Op] = field(default_factory=list)
+    loops: list[Loop] = field(default_factory=list)
+    branches: list[Branches] = field(default_factory=list)
+    collectives: list[Collective] = field(default_factory=list)
+    uncounted: Counter[str] = field(default_factory=Counter)
+    estimates: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of all operations."""
+        return sum(op.work.flops for op in self.ops)
+
+    @property
+    def sure(self) -> bool:
+        """Whether every trip count and every branch taken is known."""
+        return not self.branches and all(loop.kind == "exact" for loop in self.loops)
+
+    def add(self, other: "Tally") -> None:
+        """Take over another walk's findings."""
+        self.ops += other.ops
+        self.loops += other.loops
+        self.branches += other.branches
+        self.collectives += other.collectives
+        self.uncounted += other.uncounted
+        self.estimates += other.estimates
+
+
+def count_module(
+    module: Module, *, while_trips: WhileTrips | None = None, cond: Rule = "max"
+) -> Tally:
+    """Price every instruction of a module, loops multiplied out.
+
+    Args:
+        module: The program.
+        while_trips: Trips of loops whose number the program does not fix.
+        cond: Which branch of a conditional counts, where the program does not fix it.
+
+    Returns:
+        Its operations, loops, conditionals, collectives, and what could not be counted.
+    """
+    names = (i.op_name.partition("/")[0] for i in module.entry.instructions if i.op_name)
+    base = next((name for name in names if name.startswith(("jit(", "pmap("))), "")
+    walk = _Walk(module, base, while_trips, cond, Tally())
+    walk.computation(module.entry, Scope(module.entry), 1, "", fused=False)
+    return walk.tally
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """One walk: the module, the first part of its full names, the user's say, the findings."""
+
+    module: Module
+    base: str
+    while_trips: WhileTrips | None
+    cond: Rule
+    tally: Tally
+
+    def apart(self) -> "_Walk":
+        """The same walk with findings of its own."""
+        return replace(self, tally=Tally())
+
+    def full_name(self, op_name: str, prefix: str) -> str:
+        """Names inside called computations may be relative to the caller's."""
+        first = op_name.partition("/")[0]
+        if not prefix or not op_name or (self.base and first == self.base):
+            return op_name or prefix
+        return f"{prefix}/{op_name}"
+
+    def computation(
+        self, computation: Computation, scope: Scope, times: int, prefix: str, *, fused: bool
+    ) -> None:
+        """Add all that `times` runs of a computation do."""
+        for i in computation.instructions:
+            name = self.full_name(i.op_name, prefix)
+            if i.opcode == "while":
+                self.loop(i, scope, times, name, fused=fused)
+            elif i.opcode == "conditional":
+                self.conditional(i, scope, times, name, fused=fused)
+            elif i.opcode in ("call", "async-start") and i.called:
+                inner = scope.inside(i, i.called[0])
+                self.computation(i.called[0], inner, times, name, fused=fused)
+            else:
+                if i.opcode == "fusion":
+                    inner = scope.inside(i, i.called[0])
+                    self.computation(i.called[0], inner, times, name, fused=True)
+                self.instruction(i, times, name, fused=fused)
+
+    def loop(self, i: Instruction, scope: Scope, times: int, name: str, *, fused: bool) -> None:
+        """Add a `while`: its body `trips` times, its condition once more."""
+        trips = count_trips(i, scope)
+        found = Loop(name=name, trips=trips.count, kind=trips.kind, runs=times * trips.count)
+        if trips.kind != "exact" and (given := self.given(found)) is not None:
+            found = Loop(name=name, trips=given, kind="user", runs=times * given)
+        body, condition = i.called
+        start = scope.value(i.operands[0])
+        kept = (invariants(body, start),)  # known in every trip
+        inside = self.apart()
+        inside.computation(body, Scope(body, kept), found.runs, name, fused=fused)
+        if found.kind == "exact" and not inside.tally.sure:
+            walked = self.trip_by_trip(body, start, found.trips, times, name, fused=fused)
+            inside = walked or inside
+        self.tally.loops.append(found)
+        self.tally.add(inside.tally)
+        self.computation(
+            condition, Scope(condition, kept), found.runs + times, name, fused=fused
+        )
+
+    def given(self, loop: Loop) -> int | None:
+        """What the user says of a loop whose trips the program does not fix."""
+        said = self.while_trips
+        if callable(said):
+            said = said(loop)
+        elif isinstance(said, Mapping):
+            fits = [key for key in said if names_scope(key, loop.scope)]
+            said = said[max(fits, key=len)] if fits else None
+        if said is not None and said < 0:
+            raise ValueError(
+                f"cost: while_trips must not be negative, got {said} for the loop in scope "
+                f"{loop.scope!r}. Give the number of times that its body runs."
+            )
+        return said
+
+    def trip_by_trip(
+        self, body: Computation, state: Any, trips: int, times: int, name: str, *, fused: bool
+    ) -> "_Walk | None":
+        """Walk each trip with what is known in it: inner limits and branches may depend on it.
+
+        Returns:
+            The walk of all trips, or None where that settles nothing or would take too long.
+        """
+        together = self.apart()
+        for trip in range(trips):
+            once = self.apart()
+            once.computation(body, Scope(body, (state,)), times, name, fused=fused)
+            if not once.tally.sure or trips * len(once.tally.ops) > MAX_WALK:
+                return None
+            together.tally.add(once.tally)
+            if trip + 1 < trips:
+                state = Scope(body, (state,)).root()
+        together.tally.ops[:] = _merged(together.tally.ops)
+        together.tally.loops[:] = _merged_loops(together.tally.loops)
+        return together
+
+    def conditional(
+        self, i: Instruction, scope: Scope, times: int, name: str, *, fused: bool
+    ) -> None:
+        """Add the branch that is taken where it is known, else what `cond` says."""
+        tallies = []
+        for branch, operand in zip(i.called, i.operands[1:], strict=True):
+            walk = self.apart()
+            inner = Scope(branch, (scope.value(operand),))
+            walk.computation(branch, inner, times, name, fused=fused)
+            tallies.append(walk.tally)
+        chosen = scope.value(i.operands[0])
+        if isinstance(chosen, int):
+            if i.operands[0].shape.dtype == "pred":  # the true branch comes first
+                chosen = 0 if chosen else 1
+            self.tally.add(tallies[chosen if 0 <= chosen < len(tallies) else -1])
+            return
+        each = tuple(tally.flops // max(times, 1) for tally in tallies)
+        if len(set(each)) > 1:
+            self.tally.branches.append(Branches(name=name, flops=each))
+        dearest = max(tallies, key=lambda tally: tally.flops)
+        for tally in [dearest] if self.cond == "max" else tallies:
+            if self.cond == "mean":
+                tally.ops[:] = [op.shared(len(tallies)) for op in tally.ops]
+            self.tally.add(tally)
+        for tally in tallies:  # unknown work in any branch leaves the whole uncertain
+            self.tally.uncounted |= tally.uncounted
+            self.tally.estimates |= tally.estimates
+
+    def instruction(self, i: Instruction, times: int, name: str, *, fused: bool) -> None:
+        """Add one instruction that contains no control flow."""
+        category, work, estimate = price(i)
+        what = f"custom-call {i.target}" if i.opcode == "custom-call" else i.opcode
+        if category == "uncounted":
+            self.tally.uncounted[what] += times
+        elif estimate:
+            self.tally.estimates[what] += times
+        traffic = 0 if fused else bytes_accessed(i)
+        if any(work) or traffic:
+            op = Op(
+                name=name,
+                opcode=i.opcode,
+                category=category,
+                dtype=i.operands[0].shape.dtype if category == "product" else i.shape.dtype,
+                source=self.module.frames[i.frame if i.frame < len(self.module.frames) else 0],
+                times=times,
+                work=work.times(times),
+                bytes=traffic * times,
+            )
+            self.tally.ops.append(op)
+        if i.opcode.startswith(_COLLECTIVES) and not i.opcode.endswith("-done"):
+            self.tally.collectives.append(_collective(i, times, name))
+
+
+def names_scope(key: str, scope: str) -> bool:
+    """Whether a user's key means a scope: the whole path or its last names."""
+    return key == scope or scope.endswith(f"/{key}")
+
+
+def _collective(i: Instruction, times: int, name: str) -> Collective:
+    opcode = i.opcode.removesuffix("-start")
+    held = sum(operand.shape.bytes for operand in i.operands)
+    whole = held * i.group_size if opcode == "all-gather" else held
+    return Collective(name=name, opcode=opcode, bytes=whole, group=i.group_size, times=times)
+
+
+def _merged(ops: list[Op]) -> list[Op]:
+    """One operation for all those that differ in their number of runs alone."""
+    found: dict[tuple, Op] = {}
+    for op in ops:
+        key = (op.name, op.opcode, op.category, op.dtype, op.source)
+        found[key] = found[key].plus(op) if key in found else op
+    return list(found.values())
+
+
+def _merged_loops(loops: list[Loop]) -> list[Loop]:
+    """One loop for each name, with the most trips and all runs."""
+    found: dict[str, Loop] = {}
+    for loop in loops:
+        if before := found.get(loop.name):
+            trips, runs = max(before.trips, loop.trips), before.runs + loop.runs
+            loop = replace(loop, trips=trips, runs=runs)
+        found[loop.name] = loop
+    return list(found.values())

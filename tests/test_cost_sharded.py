@@ -1,0 +1,73 @@
+"""Programs on many devices, forced on one CPU in a process of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import json
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from lintoolkit.cost import cost
+
+mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+def spec(shape, *axes):
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(*axes)))
+
+def layer(x, w, v):
+    return jax.lax.fori_loop(0, 5, lambda _, h: jax.nn.relu(h @ w) @ v, x)
+
+args = (
+    spec((64, 32), "data", None),
+    spec((32, 128), None, "model"),
+    spec((128, 32), "model", None),
+)
+sharded = cost(layer, *args)
+alone = cost(layer, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in args))
+print(json.dumps({
+    "devices": sharded.devices,
+    "each": sharded.matmul_flops,
+    "all": sharded.global_flops,
+    "lowered": sharded.lowered.matmul_flops,
+    "alone": alone.matmul_flops,
+    "collectives": [[c.opcode, c.bytes, c.group, c.times] for c in sharded.collectives],
+    "table": str(sharded),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def priced():
+    root = Path(__file__).parent.parent
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(root),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_totals_are_one_devices_and_sum_to_the_whole(priced):
+    assert priced["devices"] == 8
+    assert priced["lowered"] == priced["alone"] == 5 * 2 * 2 * 64 * 32 * 128
+    assert 8 * priced["each"] == priced["alone"]
+    assert priced["all"] >= 8 * priced["each"]
+
+
+def test_collectives_have_bytes_groups_and_runs(priced):
+    # One sum over the model axis for each trip, of this device's rows.
+    assert ["all-reduce", 4 * 16 * 32, 2, 5] in priced["collectives"]
+    assert "all-reduce at top level: 2,048 bytes among 2, 5 x" in priced["table"]
