@@ -3,9 +3,10 @@
 `program` gets the two stages of a program out of JAX and `hlo` reads their bytes. `walk`
 multiplies each instruction by how often it runs (`trips` has the loops), with what `price`
 (`linalg` for library calls) and `traffic` say of one run. `names` reads JAX's op names,
-`report` sums up.
+`report` sums up, `tables` writes it down, `explain` says what compiling changed.
 """
 
+from lintoolkit.cost.explain import Comparison, compare
 from lintoolkit.cost.linalg import Call, Priced, register_custom_call
 from lintoolkit.cost.price import Work
 from lintoolkit.cost.program import cost
@@ -16,6 +17,7 @@ __all__ = [
     "Branches",
     "Call",
     "Collective",
+    "Comparison",
     "Cost",
     "Loop",
     "Memory",
@@ -23,6 +25,7 @@ __all__ = [
     "Priced",
     "View",
     "Work",
+    "compare",
     "cost",
     "register_custom_call",
 ]

@@ -2,6 +2,11 @@
 
 import re
 
+# What stands where a name is missing, and for what the lowered program's names cannot cover.
+UNSCOPED = "(no scope)"
+COMPILER = "(compiler)"
+OTHERS = "(other devices and compiler)"
+
 # Parts of an op name that JAX adds around what the program itself names.
 _WRAPPERS = re.compile(r"^(?:jvp|transpose|vmap|remat|linearize)\((.*)\)$")
 _CONTROL = frozenset(

@@ -4,11 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from lintoolkit.cost.names import phase_of, scope_of
+from lintoolkit.cost import explain, tables
+from lintoolkit.cost.names import COMPILER, OTHERS, UNSCOPED, phase_of, scope_of
 from lintoolkit.cost.walk import Branches, Collective, Loop, Op, Tally
-
-UNSCOPED = "(no scope)"
-COMPILER = "(compiler)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +264,7 @@ class Cost(View):
         """The lowered program's parts, whose names are complete, and what compiling changed."""
         parts = parts_of(self.lowered)
         rest = self.flops - self.lowered.flops
-        return {**parts, COMPILER: rest} if rest else parts
+        return {**parts, COMPILER if self.devices == 1 else OTHERS: rest} if rest else parts
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON-ready values."""
@@ -282,79 +280,24 @@ class Cost(View):
             "compiled": self.compiled.to_dict(),
         }
 
+    def explain(self) -> list[str]:
+        """Say in sentences what compiling changed by more than 1 % of the FLOPs.
+
+        Returns:
+            One sentence a difference between the lowered and the compiled program; none where
+            they agree.
+        """
+        return explain.differences(self)
+
+    def to_html(self) -> str:
+        """The table as an HTML fragment that needs nothing else."""
+        return tables.as_html(tables.sections(self), title=f"{self.name} on {self.platform}")
+
+    _repr_html_ = to_html
+
     def __str__(self) -> str:
         """A table: totals of both stages, XLA's own count where it is off, loops, scopes."""
-        stages = [self.lowered, self.compiled][self.lowered.stage == self.compiled.stage :]
-        lines = [f"{self.name} on {self.platform}"]
-        lines.append(_line("", *(stage.stage for stage in stages)))
-        for label, pick in _TOTALS:
-            values = [pick(stage) for stage in stages]
-            if any(values) or label in ("FLOPs", "bytes accessed"):
-                lines.append(_line(label, *(f"{value:,}" for value in values)))
-        lines.append(_line("FLOPs per byte", *(f"{stage.intensity:.3g}" for stage in stages)))
-        if self.memory:
-            parts = ("arguments", "outputs", "temps", "aliased")
-            held = ", ".join(f"{part} {getattr(self.memory, part):,}" for part in parts)
-            lines.append(f"memory {self.memory.total:,} bytes: {held}")
-        if self.devices > 1:
-            lines.append(
-                f"on each of {self.devices} devices; {self.global_flops:,} FLOPs in all"
-            )
-        lines += _xla_lines(self.xla_flops, self.flops)
-        lines += _loop_lines(self.loops)
-        for exchange in self.collectives:
-            lines.append(
-                f"{exchange.opcode} {_place(exchange.name)}: {exchange.bytes:,} bytes among "
-                f"{exchange.group}, {exchange.times:,} x"
-            )
-        for cond in self.branches:
-            each = " or ".join(f"{flops:,}" for flops in cond.flops)
-            lines.append(f"branches {_place(cond.name)}: {each} FLOPs")
-        for what, runs in self.uncounted.items():
-            lines.append(f"not counted: {what}, {runs:,} x")
-        for what, runs in self.estimates.items():
-            lines.append(f"estimated: {what}, {runs:,} x")
-        scopes = self.by_scope()
-        if set(scopes) - {UNSCOPED, COMPILER}:
-            lines.append("FLOPs by scope")
-            lines += [_line(f"  {name}", f"{value:,}") for name, value in scopes.items()]
-        sure = "exact: nothing left out or estimated, every trip count known"
-        lines.append(sure if self.exact else "not exact: see above")
-        return "\n".join(lines)
-
-
-_TOTALS = (
-    ("FLOPs", lambda v: v.flops),
-    ("  products", lambda v: v.matmul_flops),
-    ("  elementwise", lambda v: v.elementwise_flops),
-    ("  reductions", lambda v: v.reduction_flops),
-    ("  linalg", lambda v: v.linalg_flops),
-    ("  fft", lambda v: v.fft_flops),
-    ("transcendentals", lambda v: v.transcendentals),
-    ("bytes accessed", lambda v: v.bytes_accessed),
-)
-
-
-def _line(label: str, *values: str) -> str:
-    return (f"{label:<24}" + "".join(f"{value:>24}" for value in values)).rstrip()
-
-
-def _xla_lines(xla: int | None, ours: int) -> list[str]:
-    """XLA's own count, where it is more than 1 % off."""
-    if xla is None or abs(xla - ours) <= 0.01 * max(ours, 1):
-        return []
-    ratio = f", {xla / ours:.3g} of ours" if ours else ""
-    return [f"XLA's own count: {xla:,} FLOPs{ratio}"]
-
-
-def _loop_lines(loops: Iterable[Loop]) -> list[str]:
-    """One line for each different loop."""
-    lines = {f"loop {_place(x.name)}: {x.trips:,} trips, {x.kind}": None for x in loops}
-    return list(lines)
-
-
-def _place(name: str) -> str:
-    return "/".join(scope_of(name)) or "at top level"
+        return tables.as_text(tables.sections(self), title=f"{self.name} on {self.platform}")
 
 
 def _sums(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:

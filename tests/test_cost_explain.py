@@ -1,0 +1,80 @@
+"""What compiling changed, said in words; two programs side by side; the table as HTML."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lintoolkit.cost import compare, cost
+
+
+def spec(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+X = spec(64, 64)
+
+
+def test_nothing_is_said_where_nothing_changed():
+    assert cost(lambda x: jnp.tanh(x @ x), X).explain() == []
+    compiled = jax.jit(lambda x: x @ x).lower(X).compile()
+    assert cost(compiled).explain() == []
+
+
+def test_shared_and_unused_products_are_named_by_scope():
+    def twice(x):
+        with jax.named_scope("first"):
+            a = x @ x
+        with jax.named_scope("again"):
+            b = x @ x
+        return a + b
+
+    c = cost(twice, X)
+    assert c.lowered.matmul_flops == 2 * c.compiled.matmul_flops
+    (said,) = c.explain()
+    assert f"{2 * 64**3:,} FLOPs of products are not run" in said
+    assert "first" in said or "again" in said
+
+
+def test_remat_outside_a_scan_is_reported_as_undone():
+    def loss(w, x):
+        step = jax.checkpoint(lambda h: jnp.tanh(jnp.tanh(h @ w) @ w), prevent_cse=False)
+        return (step(x) ** 2).sum()
+
+    c = cost(jax.grad(loss), X, X)
+    if c.lowered.matmul_flops == c.compiled.matmul_flops:
+        pytest.fail("the compiler kept the recomputation: this test shows nothing")
+    assert any("Remat was undone" in said for said in c.explain())
+
+
+def test_side_of_one_products_become_multiplications():
+    c = cost(lambda a, b: a @ b, spec(64, 1), spec(1, 64))
+    assert c.lowered.matmul_flops == 2 * 64 * 64
+    if c.compiled.matmul_flops == 0:
+        assert any("became multiplications" in said for said in c.explain())
+
+
+def test_comparison_has_ratios_scopes_and_a_table():
+    def net(depth):
+        def run(x):
+            with jax.named_scope("stack"):
+                for _ in range(depth):
+                    x = x @ x
+            return x
+
+        return run
+
+    both = compare(cost(net(2), X), cost(net(6), X))
+    assert both.ratios()["products"] == 3
+    assert both.by_scope()["stack"] == (2 * 2 * 64**3, 6 * 2 * 64**3)
+    assert "3" in str(both).splitlines()[2].split()
+
+
+def test_html_holds_the_table_and_escapes_names():
+    def net(x):
+        with jax.named_scope("<b>"):
+            return x @ x
+
+    html = cost(net, X)._repr_html_()
+    assert f"{2 * 64**3:,}" in html
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
