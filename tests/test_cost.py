@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from lintoolkit import attention, layers
 from lintoolkit.cost import cost, program
 from lintoolkit.cost.hlo import WindowDimension, read_module
+from lintoolkit.cost.names import scope_of
 from lintoolkit.cost.price import in_bounds_taps
 
 F32 = jnp.float32
@@ -107,6 +108,54 @@ def test_loops_that_are_not_affine_are_stepped_through():
     c = cost(doubling, spec(8, 8))
     assert c.lowered.loops[0].trips == c.loops[0].trips == 7
     assert c.exact
+
+
+WRAPPING = {
+    "unsigned down": (jnp.uint32, 7, lambda i: i > 0, lambda i: i - jnp.uint32(1)),
+    "unsigned down by two": (jnp.uint32, 9, lambda i: i >= 3, lambda i: i - jnp.uint32(2)),
+    "a byte that overflows": (jnp.uint8, 0, lambda i: i < 250, lambda i: i + jnp.uint8(100)),
+    "halving": (jnp.int32, 1000, lambda i: i > 1, lambda i: i // 2),
+    "remainder": (jnp.int32, 7, lambda i: i % 5 != 1, lambda i: i + 1),
+    "shift": (jnp.int32, 200, lambda i: i != 0, lambda i: i >> 1),
+    "two limits": (jnp.int32, 0, lambda i: (i < 20) & (i * 1 < 13), lambda i: i + 2),
+    "cast": (jnp.int32, 0, lambda i: i.astype(jnp.int8) < 9, lambda i: i + 3),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPING)
+def test_odd_counters_are_counted_as_they_run(name):
+    dtype, begin, runs, step = WRAPPING[name]
+    i, expected = jnp.asarray(begin, dtype), 0
+    while runs(i):
+        i, expected = step(i), expected + 1
+
+    def loop(x):
+        state = (jnp.asarray(begin, dtype), x)
+        return jax.lax.while_loop(lambda s: runs(s[0]), lambda s: (step(s[0]), s[1] @ x), state)
+
+    c = cost(loop, spec(3, 3))
+    for view in (c.lowered, c.compiled):
+        assert [(x.trips, x.kind) for x in view.loops] == [(expected, "exact")]
+
+
+def test_long_chains_of_scalars_are_no_recursion():
+    def chained(x, n):
+        for _ in range(1500):
+            x, n = jnp.sin(x), n + 1
+        return jax.lax.fori_loop(0, n, lambda _, h: h + x, x)
+
+    assert cost(chained, spec(), spec(dtype=jnp.int32)).loops[0].kind == "unknown"
+
+
+def test_an_unknown_loop_in_a_branch_that_does_not_count_still_shows():
+    def either(p, n, x):
+        until = lambda y: jax.lax.fori_loop(0, n, lambda _, h: h @ y, y)
+        return jax.lax.cond(p, until, lambda y: y @ y @ y, x)
+
+    c = cost(either, spec(dtype=jnp.bool_), spec(dtype=jnp.int32), spec(8, 8))
+    assert c.matmul_flops == 2 * 2 * 8**3
+    assert [loop.kind for loop in c.loops] == ["unknown"]
+    assert not c.exact
 
 
 def test_a_data_dependent_limit_is_a_bound_and_a_dynamic_one_unknown():
@@ -434,6 +483,12 @@ def test_phases_sources_and_dtypes_sum_to_the_whole():
 def test_half_precision_is_what_was_asked_for():
     c = cost(jnp.matmul, *2 * [spec(16, 16, dtype=jnp.bfloat16)])
     assert c.by_dtype() == {"bf16": 2 * 16**3}
+
+
+def test_names_that_the_program_did_not_give_are_no_scopes():
+    c = cost(lambda a, b: jnp.einsum("ij,jk->ik", a, b), spec(3, 5), spec(5, 7))
+    assert set(c.lowered.by_scope(3)) == {"(no scope)"}
+    assert scope_of("jit(f)/block/mul;jit(f)/other/add") == ["block"]
 
 
 def test_a_function_is_named_once_when_its_scope_bears_its_name():

@@ -240,15 +240,11 @@ def read_module(data: bytes) -> Module:
     """
     try:
         top = _fields(data)
-        computations = {}
+        # Operands and callees stand before their users, so nothing can be circular.
+        computations: dict[int, Computation] = {}
         for body in top.get(3, ()):
-            computation = _read_computation(_fields(body))
+            computation = _read_computation(_fields(body), computations)
             computations[computation.id] = computation
-        for computation in computations.values():
-            by_id = {i.id: i for i in computation.instructions}
-            for i in computation.instructions:
-                i.operands = [by_id[key] for key in _integers(i.raw.get(36, ()))]
-                i.called = [computations[key] for key in _integers(i.raw.get(38, ()))]
         entry = computations[_integer(top, 6)]
         name = _text(top, 1)
         return Module(name, entry, computations, _read_frames(top))
@@ -259,13 +255,22 @@ def read_module(data: bytes) -> Module:
         ) from error
 
 
-def _read_computation(fields: dict[int, list[Any]]) -> Computation:
-    instructions = [_read_instruction(_fields(body)) for body in fields.get(2, ())]
-    root_id = _integer(fields, 6)
-    root = {i.id: i for i in instructions}[root_id]
-    name = _text(fields, 1)
-    is_fusion = bool(fields.get(7, [0])[-1])
-    return Computation(_integer(fields, 5), name, instructions, root, is_fusion)
+def _read_computation(
+    fields: dict[int, list[Any]], callees: dict[int, Computation]
+) -> Computation:
+    by_id: dict[int, Instruction] = {}
+    for body in fields.get(2, ()):
+        i = _read_instruction(_fields(body))
+        i.operands = [by_id[key] for key in _integers(i.raw.get(36, ()))]
+        i.called = [callees[key] for key in _integers(i.raw.get(38, ()))]
+        by_id[i.id] = i
+    return Computation(
+        id=_integer(fields, 5),
+        name=_text(fields, 1),
+        instructions=list(by_id.values()),
+        root=by_id[_integer(fields, 6)],
+        is_fusion=bool(_integer(fields, 7)),
+    )
 
 
 def _read_instruction(raw: dict[int, list[Any]]) -> Instruction:

@@ -7,6 +7,8 @@ UNSCOPED = "(no scope)"
 COMPILER = "(compiler)"
 OTHERS = "(other devices and compiler)"
 
+# jnp.einsum names a scope after its equation.
+_EINSUM = re.compile(r"^[a-zA-Z.]*(,[a-zA-Z.]*)*->[a-zA-Z.]*$")
 # Parts of an op name that JAX adds around what the program itself names.
 _WRAPPERS = re.compile(r"^(?:jvp|transpose|vmap|remat|linearize)\((.*)\)$")
 _CONTROL = frozenset(
@@ -17,6 +19,7 @@ _CONTROL = frozenset(
 
 def phase_of(op_name: str, *, trains: bool) -> str:
     """Which pass of training an op belongs to, by the transformations in its name."""
+    op_name = op_name.partition(";")[0]
     if "rematted_computation" in op_name:
         return "recompute"
     if "transpose(" in op_name:
@@ -40,16 +43,17 @@ def scope_of(op_name: str) -> list[str]:
         Such as ``["block", "attention"]``.
     """
     names: list[str] = []
-    for part in _split(op_name)[1:-1]:
+    first = op_name.partition(";")[0]  # XLA joins the names of what it merges
+    for part in _split(first)[1:-1]:
         inner = part
         while match := _WRAPPERS.match(inner):
             inner = match[1]
-        for name in _split(inner):
-            jitted = re.match(r"^p?jit\((.*)\)$", name)
+        for name in filter(None, _split(inner)):
+            jitted = re.match(r"^p?jit\((.+)\)$", name)
             bare = jitted[1] if jitted else name
-            hidden = jitted and (bare.startswith("_") or "<" in bare)
+            hidden = _EINSUM.match(bare) or (jitted and (bare[0] == "_" or "<" in bare))
             control = bare in _CONTROL or re.match(r"^branch_\d+_fun$", bare)
-            if bare and not control and not hidden and names[-1:] != [bare]:
+            if not control and not hidden and names[-1:] != [bare]:
                 names.append(bare)
     return names
 

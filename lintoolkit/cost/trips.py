@@ -1,23 +1,24 @@
-"""How often a loop runs: its trip count from what XLA noted, else by induction analysis.
+"""How often a loop runs: induction analysis, stepping through, or what XLA noted.
 
-The body and the condition are run on abstract values: an integer that is known, an element of
-the loop's state plus a constant (`Counter`), a comparison of such an element (`Test`), a tuple
-of these, or None for everything else. That finds the induction variable, its start, step and
+The body and the condition are run on abstract values: an integer that is known (of its
+dtype's width, so it wraps as the hardware does), an element of the loop's state plus a
+constant (`Counter`), a conjunction of comparisons of such elements (`Tests`), a tuple of
+these, or None for everything else. That finds the induction variable, its start, step and
 limit, whatever copies, calls and fusions stand between, in any direction. What is not affine
-(``i *= 2``) is stepped through with known integers instead.
+(``i *= 2``) or wraps around is stepped through with known integers instead.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from lintoolkit.cost.hlo import Computation, Instruction
+from lintoolkit.cost.hlo import Computation, Instruction, Shape
 
 Kind = Literal["exact", "bound", "user", "unknown"]
 
 # Stepping through a loop that is not affine gives up after this many trips.
 MAX_STEPS = 10_000
 
-_SAME = {"copy", "convert", "bitcast", "reshape", "broadcast", "optimization-barrier"}
+_SAME = frozenset("copy convert bitcast reshape broadcast optimization-barrier".split())
 _MIRROR = {"LT": "GT", "LE": "GE", "GT": "LT", "GE": "LE", "EQ": "EQ", "NE": "NE"}
 _OPPOSITE = {"LT": "GE", "LE": "GT", "GT": "LE", "GE": "LT", "EQ": "NE", "NE": "EQ"}
 
@@ -32,13 +33,20 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """``state[index] + offset`` compared with `limit`; `alone` unless other tests join it."""
+    """``state[index] + offset`` compared with `limit`."""
 
     index: int
     offset: int
     direction: str
     limit: int
-    alone: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Tests:
+    """All of these hold; `whole` unless something unknown must hold too."""
+
+    items: tuple[Test, ...]
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,69 +70,103 @@ class Scope:
         return self.value(self.computation.root)
 
     def value(self, instruction: Instruction) -> Any:
-        """The abstract value of one instruction."""
-        key = instruction.id
-        if key not in self._known:
-            self._known[key] = None  # a cycle cannot occur; a failure stays unknown
-            self._known[key] = self._work_out(instruction)
-        return self._known[key]
+        """The abstract value of one instruction; operands first, without recursion."""
+        known, waiting = self._known, [instruction]
+        while waiting:
+            i = waiting[-1]
+            if i.id in known:
+                waiting.pop()
+            elif not _may_be_known(i.shape):
+                known[i.id] = None
+            elif open_operands := [o for o in i.operands if o.id not in known]:
+                waiting += open_operands
+            else:
+                known[i.id] = self._work_out(i)
+        return known[instruction.id]
 
     def inside(self, instruction: Instruction, callee: Computation) -> "Scope":
         """The scope of a computation that this instruction calls with its own operands."""
         return Scope(callee, tuple(self.value(operand) for operand in instruction.operands))
 
     def _work_out(self, i: Instruction) -> Any:
+        values = [self._known[operand.id] for operand in i.operands]
         if i.opcode == "constant":
-            return i.scalar
+            return None if i.scalar is None else wrap(i.scalar, i.shape)
         if i.opcode == "parameter":
             return self.arguments[i.parameter] if i.parameter < len(self.arguments) else None
         if i.opcode == "tuple":
-            return tuple(self.value(operand) for operand in i.operands)
+            return tuple(values)
         if i.opcode == "get-tuple-element":
-            whole = self.value(i.operands[0])
-            return whole[i.tuple_index] if isinstance(whole, tuple) else None
-        if i.opcode in ("call", "fusion"):
-            return self.inside(i, i.called[0]).root()
+            return values[0][i.tuple_index] if isinstance(values[0], tuple) else None
+        if i.opcode in ("call", "fusion") and i.called:
+            return Scope(i.called[0], tuple(values)).root()
         if i.opcode == "while":
             # Only what the loop leaves alone is known after it.
-            return invariants(i.called[0], self.value(i.operands[0]))
-        if i.opcode in _SAME:
-            small = not i.shape.dims or i.opcode != "broadcast"
-            return self.value(i.operands[0]) if small else None
-        if i.shape.dims or not i.operands:
-            return None
-        return _arithmetic(i, [self.value(operand) for operand in i.operands])
+            return invariants(i.called[0], values[0])
+        if i.opcode in _SAME and values:
+            same = values[0]
+            if isinstance(same, int):
+                return wrap(same, i.shape)
+            narrows = i.shape.bits < i.operands[0].shape.bits
+            return None if narrows and isinstance(same, Counter) else same
+        return _arithmetic(i, values) if values else None
+
+
+def wrap(value: int, shape: Shape) -> int:
+    """An integer as its dtype holds it."""
+    if shape.dtype == "pred" or not shape.bits:
+        return int(bool(value))
+    value &= (1 << shape.bits) - 1
+    return _signed(value, shape.bits) if shape.dtype.startswith("s") else value
+
+
+def _signed(value: int, bits: int) -> int:
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def _may_be_known(shape: Shape) -> bool:
+    """Tuples and integer scalars can be; floats and arrays never are."""
+    if shape.dtype == "tuple":
+        return True
+    return not shape.dims and (shape.dtype == "pred" or shape.dtype[0] in "su")
 
 
 def _arithmetic(i: Instruction, values: list[Any]) -> Any:
     """An integer operation on abstract scalars; None where nothing is known of it."""
-    first, second = values[0], values[1] if len(values) > 1 else None
     if all(isinstance(v, int) for v in values):
-        return _on_integers(i, values)
+        known = _on_integers(i, values)
+        return None if known is None else wrap(known, i.shape)
+    first, second = values[0], values[1] if len(values) > 1 else None
     if i.opcode in ("add", "subtract"):
+        if isinstance(second, Counter) and isinstance(first, int) and i.opcode == "add":
+            first, second = second, first
         if isinstance(first, Counter) and isinstance(second, int):
-            sign = 1 if i.opcode == "add" else -1
-            return Counter(first.index, first.offset + sign * second)
-        if isinstance(first, int) and isinstance(second, Counter) and i.opcode == "add":
-            return Counter(second.index, second.offset + first)
+            step = second if i.opcode == "add" else -second
+            # An unsigned step down is written as an enormous one up.
+            return replace(first, offset=_signed(first.offset + step, i.shape.bits))
     if i.opcode == "compare":
         if isinstance(first, Counter) and isinstance(second, int):
-            return Test(first.index, first.offset, i.direction, second)
+            return Tests((Test(first.index, first.offset, i.direction, second),))
         if isinstance(first, int) and isinstance(second, Counter):
-            return Test(second.index, second.offset, _MIRROR[i.direction], first)
+            return Tests((Test(second.index, second.offset, _MIRROR[i.direction], first),))
     if i.opcode == "and":
-        for test, other in ((first, second), (second, first)):
-            if isinstance(test, Test):
-                if other == 1:
-                    return test
-                return Test(test.index, test.offset, test.direction, test.limit, alone=False)
-    if i.opcode == "not" and isinstance(first, Test) and first.alone:
-        return Test(first.index, first.offset, _OPPOSITE[first.direction], first.limit)
+        if 0 in values:
+            return 0
+        tests = [v for v in values if isinstance(v, Tests)]
+        if tests:
+            whole = all(v == 1 or (isinstance(v, Tests) and v.whole) for v in values)
+            return Tests(tuple(item for test in tests for item in test.items), whole)
+    if i.opcode == "not" and isinstance(first, Tests) and first.whole and len(first.items) == 1:
+        test = first.items[0]
+        return Tests((replace(test, direction=_OPPOSITE[test.direction]),))
     return None
 
 
 def _on_integers(i: Instruction, values: list[int]) -> int | None:
+    """The plain integer result of an operation, before it wraps."""
     a, b = values[0], values[1] if len(values) > 1 else 0
+    shape = i.operands[0].shape
     match i.opcode:
         case "add":
             return a + b
@@ -134,18 +176,36 @@ def _on_integers(i: Instruction, values: list[int]) -> int | None:
             return a * b
         case "divide":  # toward zero, as XLA divides
             return None if b == 0 else abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+        case "remainder":  # the sign of the dividend
+            return None if b == 0 else abs(a) % abs(b) * (-1 if a < 0 else 1)
+        case "power":
+            return a**b if 0 <= b <= 64 else None
         case "maximum":
             return max(a, b)
         case "minimum":
             return min(a, b)
+        case "clamp":
+            return max(a, min(b, values[2]))
         case "negate":
             return -a
+        case "abs":
+            return abs(a)
+        case "sign":
+            return (a > 0) - (a < 0)
         case "and":
             return a & b
         case "or":
             return a | b
+        case "xor":
+            return a ^ b
         case "not":
-            return 1 - a if i.shape.dtype == "pred" else ~a
+            return 1 - a if shape.dtype == "pred" else ~a
+        case "shift-left":
+            return a << b if 0 <= b < shape.bits else 0
+        case "shift-right-arithmetic":
+            return _signed(a, shape.bits) >> min(b, shape.bits) if b >= 0 else None
+        case "shift-right-logical":
+            return (a & ((1 << shape.bits) - 1)) >> b if 0 <= b < shape.bits else 0
         case "select":
             return values[1] if a else values[2]
         case "compare":
@@ -165,13 +225,16 @@ def invariants(body: Computation, start: Any) -> tuple[Any, ...] | None:
         return None
     symbols = tuple(Counter(k) for k in range(len(start)))
     after = Scope(body, (symbols,)).root()
-    if not isinstance(after, tuple):
+    if not isinstance(after, tuple) or len(after) != len(start):
         return None
     return tuple(s if a == c else None for s, a, c in zip(start, after, symbols, strict=True))
 
 
 def count_trips(loop: Instruction, scope: Scope) -> Trips:
     """How often the body of a `while` runs.
+
+    Our own analysis comes first: XLA's note is wrong for counters that wrap around, such as
+    unsigned ones that count down. The note settles what the analysis cannot.
 
     Args:
         loop: The `while` instruction.
@@ -180,28 +243,53 @@ def count_trips(loop: Instruction, scope: Scope) -> Trips:
     Returns:
         The count and how far to trust it.
     """
-    noted = loop.config.get("known_trip_count", {})
-    if "n" in noted:
-        return Trips(int(noted["n"]), "exact")
+    ours = _analyse(loop, scope)
+    noted = loop.config.get("known_trip_count", {}).get("n")
+    if ours.kind == "exact" or noted is None:
+        return ours
+    step = int(loop.config.get("known_init_step", {}).get("step", 0))
+    return ours if abs(step) >= 1 << 31 else Trips(int(noted), "exact")
+
+
+def _analyse(loop: Instruction, scope: Scope) -> Trips:
     body, condition = loop.called
     start = scope.value(loop.operands[0])
     kept = invariants(body, start)
     if kept is None:
         return Trips(1, "unknown")
     symbols = tuple(Counter(k) if v is None else v for k, v in enumerate(kept))
-    test = Scope(condition, (symbols,)).root()
-    if isinstance(test, Test):
-        begin = start[test.index]
-        after = Scope(body, (symbols,)).root()[test.index]
-        affine = isinstance(after, Counter) and after.index == test.index
-        if isinstance(begin, int) and affine:
-            found = _solve(begin + test.offset, after.offset, test.direction, test.limit)
-            if found is not None:
-                return Trips(found, "exact" if test.alone else "bound")
-    return _step_through(body, condition, start)
+    tests = Scope(condition, (symbols,)).root()
+    bound = None
+    if isinstance(tests, Tests):
+        after = Scope(body, (symbols,)).root()
+        shapes = loop.operands[0].shape.parts
+        solved = [_solve(test, start, after, shapes[test.index]) for test in tests.items]
+        found = [trips for trips in solved if trips is not None]
+        if found and tests.whole and len(found) == len(solved):
+            return Trips(min(found), "exact")
+        bound = min(found, default=None)
+    stepped = _step_through(body, condition, start)
+    if stepped.kind == "exact" or bound is None:
+        return stepped
+    return Trips(bound, "bound")
 
 
-def _solve(begin: int, step: int, direction: str, limit: int) -> int | None:
+def _solve(test: Test, start: tuple, after: tuple, shape: Shape) -> int | None:
+    """Trips until a test of an affine counter fails; None if it is not, or would wrap."""
+    begin, moved = start[test.index], after[test.index]
+    if not (
+        isinstance(begin, int) and isinstance(moved, Counter) and moved.index == test.index
+    ):
+        return None
+    trips = _affine_trips(begin + test.offset, moved.offset, test.direction, test.limit)
+    if trips is None:
+        return None
+    end = begin + trips * moved.offset
+    visited = (begin, begin + test.offset, end, end + test.offset)
+    return trips if all(wrap(value, shape) == value for value in visited) else None
+
+
+def _affine_trips(begin: int, step: int, direction: str, limit: int) -> int | None:
     """Trips of ``for (i = begin; i direction limit; i += step)``; None if it never ends."""
     if not _holds(begin, direction, limit):
         return 0

@@ -102,7 +102,12 @@ class Tally:
     @property
     def flops(self) -> int:
         """FLOPs of all operations."""
-        return sum(op.work.flops for op in self.ops)
+        return self.work.flops
+
+    @property
+    def work(self) -> Work:
+        """All work; tuples of it compare by FLOPs first."""
+        return Work(*(sum(kind) for kind in zip(*(op.work for op in self.ops), strict=True)))
 
     @property
     def sure(self) -> bool:
@@ -252,9 +257,9 @@ class _Walk:
             self.tally.add(tallies[chosen if 0 <= chosen < len(tallies) else -1])
             return
         each = tuple(tally.flops // max(times, 1) for tally in tallies)
-        if len(set(each)) > 1:
+        if len({tally.work for tally in tallies}) > 1:
             self.tally.branches.append(Branches(name=name, flops=each))
-        dearest = max(tallies, key=lambda tally: tally.flops)
+        dearest = max(tallies, key=lambda tally: tally.work)
         for tally in [dearest] if self.cond == "max" else tallies:
             if self.cond == "mean":
                 tally.ops[:] = [op.shared(len(tallies)) for op in tally.ops]
@@ -262,6 +267,8 @@ class _Walk:
         for tally in tallies:  # unknown work in any branch leaves the whole uncertain
             self.tally.uncounted |= tally.uncounted
             self.tally.estimates |= tally.estimates
+            if self.cond == "max" and tally is not dearest:
+                self.tally.loops += [loop for loop in tally.loops if loop.kind != "exact"]
 
     def instruction(self, i: Instruction, times: int, name: str, *, fused: bool) -> None:
         """Add one instruction that contains no control flow."""
