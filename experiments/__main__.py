@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepare(options.out)
     except OSError as error:
         parser.error(
-            f"--out {options.out} cannot be written to ({error.strerror}): "
+            f"--out {options.out} cannot be written to ({why(error)}): "
             "name a directory that is yours, or one that can be made"
         )
     from experiments import runner
@@ -107,6 +107,11 @@ def prepare(out: Path) -> None:
     probe = out / f".probe.{os.getpid()}"
     probe.touch()
     probe.unlink()
+
+
+def why(error: OSError) -> str:
+    """The system's reason, said of the path as a directory."""
+    return "Not a directory" if isinstance(error, FileExistsError) else str(error.strerror)
 
 
 def chosen(names: Sequence[str]) -> dict[str, Claim]:
@@ -169,21 +174,17 @@ def print_results(records: list[dict], scope: dict[str, Claim], out: Path) -> in
     console = Console(highlight=False, markup=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 150
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-    for title, ratio in (
-        ("claim", 8),
-        ("article", 5),
-        ("ours", 9),
-        ("verdict", 4),
-        ("FLOPs", 4),
-    ):
-        table.add_column(title, ratio=ratio, no_wrap=True, overflow="ellipsis")
     shown: dict[str, dict[str, Any]] = {}
     for record in records:
         rows = {key: row for key, row in report.rows_of(record).items() if key in scope}
-        if rows:
-            table.add_row()
-            table.add_row(Text(record["title"], style="bold", overflow="ellipsis"))
+        if not rows:
+            continue
+        table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+        widest = max(map(len, report.LABELS.values()))
+        for title, ratio in (("claim", 8), ("article", 5), ("ours", 9)):
+            table.add_column(title, ratio=ratio, no_wrap=True, overflow="ellipsis")
+        table.add_column("verdict", width=widest, no_wrap=True)
+        table.add_column("FLOPs", ratio=4, no_wrap=True, overflow="ellipsis")
         for name, row in rows.items():
             table.add_row(
                 name,
@@ -192,15 +193,19 @@ def print_results(records: list[dict], scope: dict[str, Claim], out: Path) -> in
                 Text(report.LABELS[row["verdict"]], style=report.TERMINAL[row["verdict"]]),
                 report.plain_flops(row["flops"]),
             )
+        console.print(Text(f"\n{record['title']}", style="bold"))
+        console.print(table)
         shown |= rows
-    console.print(table)
 
+    counts = report.score(shown, scope)
     score = Table(box=None, pad_edge=False, header_style="bold")
     score.add_column("article")
-    for verdict in report.LABELS.values():
-        score.add_column(verdict, justify="right")
-    for article, counts in report.score(shown, scope).items():
-        score.add_row(article, *(str(counts[verdict] or "·") for verdict in report.LABELS))
+    for article in counts:
+        score.add_column(article, justify="right")
+    for verdict, said in report.LABELS.items():
+        found = [tally[verdict] for tally in counts.values()]
+        if any(found):
+            score.add_row(said, *(str(number or "·") for number in found))
     console.print()
     console.print(score)
     console.print()

@@ -9,6 +9,8 @@ a multiply-add is 2 FLOP.
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+from lintoolkit.cost import find_device
+
 FP16 = 2  # bytes of a number
 
 
@@ -80,6 +82,7 @@ MODELS = {
     ),
 }  # fmt: skip
 
+_H100 = find_device("H100")
 H100 = SimpleNamespace(
     source="NVIDIA H100 Tensor Core GPU data sheet and architecture white paper (SXM5)",
     multiprocessors=132,
@@ -89,24 +92,28 @@ H100 = SimpleNamespace(
     warp=32,
     boost_hz=1.98e9,
     tensor_boost_hz=1.83e9,
-    bytes_per_second=3.35e12,
-    memory_bytes=80e9,
-    fp32=66.9e12,
+    bytes_per_second=_H100.bytes_per_second,
+    memory_bytes=_H100.memory,
+    fp32=_H100.vector,
     fp16_cores=133.8e12,
-    fp16=989.4e12,
+    fp16=_H100.peak["f16"],
     fp16_sparse=1978.9e12,
     fp8_sparse=3957.8e12,
 )
-A100 = SimpleNamespace(source="NVIDIA A100 data sheet (SXM4)", fp16=312e12)
+A100 = SimpleNamespace(
+    source="NVIDIA A100 data sheet (SXM4)", fp16=find_device("A100").peak["f16"]
+)
 V100 = SimpleNamespace(
     source="NVIDIA V100 architecture white paper (SXM2)",
     tensor_cores=640,
     boost_hz=1.53e9,
-    fp16=125e12,
+    fp16=find_device("V100").peak["f16"],
 )
 M40 = SimpleNamespace(source="NVIDIA Tesla M40 data sheet, November 2015", fp32=6.8e12)
 TPU_V4 = SimpleNamespace(
-    source="Jouppi et al. 2023, arXiv 2304.01433", systolic_array=(128, 128), bf16=275e12
+    source="Jouppi et al. 2023, arXiv 2304.01433",
+    systolic_array=(128, 128),
+    bf16=find_device("TPU v4").peak["bf16"],
 )
 TIME_SHARES = SimpleNamespace(
     source="arXiv 2404.11788, abstract: matrix products' share of run time over its models",
@@ -183,6 +190,13 @@ def score_macs(model: Transformer, *, tokens: int) -> int:
 def forward_macs(model: Transformer, *, tokens: int) -> int:
     """Multiply-adds of all matrix products in one forward pass over `tokens` tokens."""
     return weight_macs(model, tokens=tokens) + 2 * score_macs(model, tokens=tokens)
+
+
+# Said with every share that rests on `other_operations`.
+COUNTED = (
+    "Operations outside the products are counted by the convention of matrices-98-percent, "
+    "chosen with the ledger's four digits in view."
+)
 
 
 def other_operations(model: Transformer, *, tokens: int) -> int:

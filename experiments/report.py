@@ -99,7 +99,9 @@ def shape(value: Any) -> tuple[int, ...]:
 
 
 def words(key: str) -> str:
-    """A ledger key as words."""
+    """A ledger key as words: `lr_0_01` is lr 0.01 and `below_1e_9` below 1e-9."""
+    key = re.sub(r"(?<=_\de)_(?=\d)", "-", key)
+    key = re.sub(r"(?<=_\d)_(?=\d{1,2}(?!\d))", ".", key)
     return key.replace("_", " ")
 
 
@@ -138,7 +140,7 @@ def lead(rows: dict[str, dict]) -> str:
         for verdict, said in (
             ("reproduces", "hold"),
             ("approximately", "hold approximately"),
-            ("document-wrong", "do not hold as the article has them"),
+            ("document-wrong", f"do not hold as the article has them ({severities(rows)})"),
             ("differs", "differ from the value expected of our own code"),
         )
         if counts[verdict]
@@ -150,6 +152,16 @@ def lead(rows: dict[str, dict]) -> str:
     return (
         f"The articles make {len(claims())} statements that can be checked. "
         f"{len(rows)} of them are computed here.{outcome}"
+    )
+
+
+def severities(rows: dict[str, dict]) -> str:
+    """How grave the disagreements are: 2 errors, 1 overstated."""
+    found = Counter(row["severity"] for row in rows.values())
+    return ", ".join(
+        f"{found[key]} {key}{'s' if key == 'error' and found[key] > 1 else ''}"
+        for key in SEVERITIES
+        if found[key]
     )
 
 
@@ -198,19 +210,23 @@ def scores(rows: dict[str, dict]) -> str:
         bar = "".join(
             f'<i class="v-{verdict}" style="flex:{counts[verdict]}"></i>' for verdict in present
         )
+        own = {name: row for name, row in rows.items() if row["article"] == article}
+        said = LABELS | {"document-wrong": f"article is wrong: {severities(own)}"}
         legend = "".join(
-            f'<li class="v-{verdict}"><b>{counts[verdict]}</b> {text(LABELS[verdict])}</li>'
+            f'<li class="v-{verdict}"><b>{counts[verdict]}</b> {text(said[verdict])}</li>'
             for verdict in present
         )
         parts.append(
-            f"<div class=score><h3>{text(ARTICLES[article])}</h3>"
+            f"<div class=score><h3>{text(ARTICLES[article])} {article_name(article)}</h3>"
             f"<div class=bar aria-hidden=true>{bar}</div><ul>{legend}</ul></div>"
         )
     return "\n".join(parts)
 
 
 def wrong_list(rows: dict[str, dict]) -> str:
-    """Where the articles are wrong, worst first, each with a link to its row."""
+    """Where the articles are wrong, worst first, article by article, linked to the rows."""
+    order = list(ARTICLES)
+    rows = dict(sorted(rows.items(), key=lambda item: order.index(item[1]["article"])))
     parts = []
     for severity in SEVERITIES:
         found = {name: row for name, row in rows.items() if row["severity"] == severity}
@@ -230,14 +246,17 @@ def wrong_list(rows: dict[str, dict]) -> str:
 
 
 def versus(row: dict) -> str:
-    """For an outright error, the article's value beside ours."""
-    if row["severity"] != "error" or not row["stated"] or not row["computed"]:
+    """The article's value beside the first of ours; the row has them all."""
+    if not isinstance(row["computed"], dict):
         return ""
-    ours = textwrap.shorten(plain(row["computed"]), 120, placeholder=" …")
-    return (
-        f"<dl class=versus><dt>Article</dt><dd>{count_or_text(row['stated'])}</dd>"
-        f"<dt>Here</dt><dd>{count_or_text(ours)}</dd></dl>"
+    keep = 4 if row["severity"] == "error" else 2
+    lines = [f"{words(key)}: {plain(value)}" for key, value in row["computed"].items()]
+    ours = "".join(
+        f"<dd>{count_or_text(textwrap.shorten(line, 90, placeholder=' …'))}</dd>"
+        for line in lines[:keep]
     )
+    theirs = f"<dt>Article</dt><dd>{count_or_text(row['stated'])}</dd>" if row["stated"] else ""
+    return f"<dl class=versus>{theirs}<dt>Here</dt>{ours}</dl>"
 
 
 def chapter_section(
@@ -284,7 +303,8 @@ def experiment_section(chapter: str, experiment: dict, figures: dict[str, str]) 
             f"</code>. The traceback is in <code>{chapter}.log</code>.</p>"
         )
     drawn = [
-        f"<figure><div class=paper>{figures[figure['file']]}</div>"
+        f'<figure style="flex-basis:{width(figures[figure["file"]]) + 26:.0f}px">'
+        f"<div class=paper>{figures[figure['file']]}</div>"
         f"<figcaption>{prose(figure['caption'])}</figcaption></figure>"
         for figure in experiment["figures"]
         if figure["file"] in figures
@@ -302,6 +322,12 @@ def experiment_section(chapter: str, experiment: dict, figures: dict[str, str]) 
     return f'<section class=experiment id="{chapter}-{name}">\n{content}</section>'
 
 
+def width(drawing: str) -> float:
+    """An SVG's own width in CSS pixels: figures stand side by side only where that fits."""
+    points = re.search(r'<svg[^>]*? width="([\d.]+)pt"', drawing)
+    return float(points[1]) * 4 / 3 if points else 0
+
+
 def claim_row(name: str, row: dict) -> str:
     """One claim as a table row; on a narrow screen each cell becomes a labelled line."""
     note = f"<div class=note>{prose(row['note'])}</div>" if row["note"] else ""
@@ -311,13 +337,13 @@ def claim_row(name: str, row: dict) -> str:
         computed = f"<span class=none>{missing}</span>"
     if row["agrees"] is False:
         computed += f"<div class=expected>expected {values(row['expected'])}</div>"
+    by = f"<code>{breakable(row['function'])}</code>" if row["computed"] is not None else ""
     stated = count_or_text(row["stated"]) if row["stated"] else "<span class=none>–</span>"
     cost = flop_cell(row["flops"])
     return (
         f'<tr id="{name}" class="v-{row["verdict"]}" data-article="{row["article"]}">'
         f"<td data-label=Claim>{text(row['claim'])}{note}"
-        f'<div class=source><a href="#{name}">{name}</a> '
-        f"<code>{breakable(row['function'])}</code></div></td>"
+        f'<div class=source><a href="#{name}">{name}</a> {by}</div></td>'
         f'<td data-label="Article says"{"" if row["stated"] else " class=blank"}>{stated}</td>'
         f'<td data-label="Computed here">{computed}</td>'
         f"<td data-label=Verdict><span class=badge>{text(label(row))}</span></td>"
@@ -326,16 +352,18 @@ def claim_row(name: str, row: dict) -> str:
 
 
 def flop_cell(flops: dict) -> str:
-    """Closed form, lowered, compiled; XLA's own count where it is more than 1 % off."""
-    parts = [
-        ("closed form", flops["formula"]),
-        ("lowered", flops["lowered"]),
-        ("compiled", flops["compiled"]),
-    ]
+    """Closed form, lowered, compiled, each count once; XLA's own where it is over 1 % off."""
+    stages: dict[int, list[str]] = {}
+    for key, name in (
+        ("formula", "closed form"),
+        ("lowered", "lowered"),
+        ("compiled", "compiled"),
+    ):
+        if flops[key] is not None:
+            stages.setdefault(flops[key], []).append(name)
     entries = [
-        f"<div><dt>{name}</dt><dd>{count(value)}</dd></div>"
-        for name, value in parts
-        if value is not None
+        f"<div><dt>{' = '.join(names)}</dt><dd>{count(value)}</dd></div>"
+        for value, names in stages.items()
     ]
     xla, ours = flops["xla"], flops["compiled"]
     if xla is not None and ours is not None and abs(xla - ours) > 0.01 * ours:
@@ -360,7 +388,7 @@ def values(value: Any) -> str:
 
 def values_of(key: str, value: Any) -> str:
     """A value under its key: a list of shapes is a list, though it looks like a matrix."""
-    if isinstance(value, list) and "shape" in key:
+    if isinstance(value, list) and {"shape", "shapes"} & set(key.split("_")):
         return count_or_text(listing(value, keep=24))
     return values(value)
 
@@ -372,14 +400,20 @@ def is_matrix(value: list) -> bool:
         len(sides) == 2
         and 0 < sides[0] <= 8
         and 0 < sides[1] <= 5
-        and all(isinstance(leaf, int | float) for leaf in leaves(value))
+        and all(type(leaf) in (int, float) for leaf in leaves(value))
+        and all(sum(len(brief(leaf)) for leaf in row) <= 20 for row in value)
     )
 
 
 def matrix(value: list) -> str:
     """A small matrix between its brackets."""
-    entries = "".join(f"<span>{count_or_text(plain(leaf))}</span>" for leaf in leaves(value))
+    entries = "".join(f"<span>{count_or_text(brief(leaf))}</span>" for leaf in leaves(value))
     return f'<span class=matrix style="--columns:{len(value[0])}">{entries}</span>'
+
+
+def brief(value: float) -> str:
+    """A number to four digits, where several stand in a row."""
+    return number(value if isinstance(value, int) else float(f"{value:.4g}"))
 
 
 def count(value: float) -> str:
@@ -510,12 +544,13 @@ columns:24rem 2;column-gap:2.5rem}
 .wrong li{break-inside:avoid;margin:0 0 .9rem;padding-left:.8rem;border-left:3px solid var(--v)}
 .wrong a{color:inherit}
 .versus{display:grid;grid-template-columns:auto 1fr;gap:0 .7rem;margin:.25rem 0}
-.versus dd{text-align:left;margin:0}.wrong div{font-size:.92rem;color:var(--soft)}
+.versus dt{grid-column:1}.versus dd{grid-column:2;text-align:left;margin:0}
+.wrong div{font-size:.92rem;color:var(--soft)}
 .figures{display:flex;flex-wrap:wrap;gap:1.25rem;margin:1rem 0 1.5rem}
-figure{margin:0;flex:1 1 24rem;max-width:46rem;min-width:0}
+figure{margin:0;flex:1 1;max-width:46rem;min-width:0}
 .paper{background:var(--paper);border:1px solid var(--rule);border-radius:6px;padding:.75rem;
 color:#20242a}
-.paper svg{display:block;max-width:100%;height:auto;margin:0 auto}
+.paper svg{display:block;max-width:100%;height:auto;margin:0 auto;overflow:visible}
 .paper svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",
 sans-serif!important}
 figcaption{font-size:.84rem;line-height:1.45;color:var(--soft);margin-top:.5rem}
@@ -523,8 +558,9 @@ table.claims{width:100%;border-collapse:collapse;table-layout:fixed;margin:1rem 
 background:var(--card);border:1px solid var(--rule);border-radius:6px}
 .claims th{font-size:.74rem;font-weight:600;color:var(--soft);text-align:left;
 padding:.5rem .7rem}
-.claims th:nth-child(1){width:32%}.claims th:nth-child(2){width:13.5%}
-.claims th:nth-child(4){width:8.2rem}.claims th:nth-child(5){width:16.5%}
+.claims th:nth-child(1){width:31%}.claims th:nth-child(2){width:13%}
+.claims th:nth-child(4){width:8.2rem}.claims th:nth-child(5){width:17%}
+.claims td[data-label=Verdict]{padding-right:0}
 .claims td{padding:.7rem;vertical-align:top;border-top:1px solid var(--rule);
 overflow-wrap:anywhere;font-size:.94rem;line-height:1.45}
 .claims tr:target{background:color-mix(in srgb,var(--link) 9%,transparent)}
@@ -540,7 +576,7 @@ dl>div+div{border-top:1px dotted var(--rule)}
 dt{color:var(--soft)}dd{margin:0 0 0 auto;text-align:right;min-width:0}
 dd dl{margin-left:.5rem}
 .matrix{display:inline-grid;grid-template-columns:repeat(var(--columns),auto);gap:0 .6rem;
-padding:.1rem .45rem;position:relative;text-align:right;font-size:.78rem}
+padding:.1rem .45rem;position:relative;text-align:right;font-size:.74rem;white-space:nowrap}
 .matrix::before,.matrix::after{content:"";position:absolute;top:0;bottom:0;left:0;width:.25rem;
 border:1px solid var(--soft);border-right:0}
 .matrix::after{left:auto;right:0;border:1px solid var(--soft);border-left:0}
@@ -553,6 +589,8 @@ background:color-mix(in srgb,var(--v) 13%,transparent)}
 color:var(--v)}
 .failed{border-left:3px solid var(--wrong);padding-left:.8rem}
 .none{color:var(--soft);font-size:.82rem}
+.flops>div{display:flex;flex-direction:column-reverse}
+.flops dt{font-size:.72rem}.flops dd{margin:0;text-align:left;white-space:nowrap}
 .flops .off{color:var(--near)}.flops .off dt{color:inherit}
 details{margin:1rem 0;color:var(--soft);font-size:.94rem}summary{cursor:pointer;
 font-size:.86rem}details li{margin:.25rem 0}
@@ -560,11 +598,11 @@ font-size:.86rem}details li{margin:.25rem 0}
 footer{margin-top:5rem;border-top:1px solid var(--rule);padding-top:1rem;font-size:.86rem;
 color:var(--soft)}
 footer dl{columns:2;max-width:42rem;column-gap:3rem}footer dl>div{break-inside:avoid}
-@media screen and (max-width:72rem){body{display:block;padding:0 1rem 3rem}
+@media screen and (max-width:78rem){body{display:block;padding:0 1rem 3rem}
 header{padding-top:1.5rem}
 aside>div{position:static;max-height:none;padding:1rem 0;border-bottom:1px solid var(--rule)}
 nav ol{columns:2 16rem;column-gap:2rem}nav li{break-inside:avoid;padding:.3rem 0}}
-@media screen and (max-width:54rem){
+@media screen and (max-width:60rem){
 .claims thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
 .claims,.claims tbody,.claims tr,.claims td{display:block;width:auto}
 .claims tr+tr{border-top:1px solid var(--rule)}.claims tr{padding:.7rem .8rem}
@@ -572,10 +610,12 @@ nav ol{columns:2 16rem;column-gap:2rem}nav li{break-inside:avoid;padding:.3rem 0
 .claims td:not(:first-child)::before{content:attr(data-label);display:block;
 font:600 .72rem/1.6 system-ui,sans-serif;color:var(--soft)}
 .claims td[data-label=Verdict]::before{display:none!important}
-figure{flex-basis:100%}footer dl{columns:1}.wrong{columns:auto}}
+figure{flex-basis:100%!important}.paper{overflow-x:auto}
+.paper svg{max-width:none;width:max(32rem,100%)}footer dl{columns:1}.wrong{columns:auto}}
 @media print{html{font-size:9pt}body{display:block;max-width:none;padding:0;
 --bg:#fff;--card:#fff;--ink:#000}aside,.skip{display:none}
-h2{break-after:avoid;margin-top:2rem}h3{break-after:avoid}tr,figure{break-inside:avoid}
+h2{margin-top:2rem}h2,h3,.chapter p,thead{break-after:avoid}.figures{display:block}
+figure{margin-bottom:1rem}tr,figure{break-inside:avoid}
 .badge{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 """
 

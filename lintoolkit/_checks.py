@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 
 def arrays(function: str, **arguments: Any) -> None:
@@ -16,7 +17,7 @@ def arrays(function: str, **arguments: Any) -> None:
     for name, value in arguments.items():
         if not isinstance(value, jax.Array):
             raise TypeError(
-                f"{function}: {name} must be one array, got {type(value).__name__}; "
+                f"{function}: {name} must be one array, got {_kind(value)}; "
                 "wrap it in jnp.asarray."
             )
         if value.size == 0:
@@ -48,15 +49,33 @@ def keys(function: str, params: object, *, required: str = "", optional: str = "
     """Refuse params with a missing key or a misspelt one, which would be ignored."""
     needed, allowed = set(required.split()), set((required + " " + optional).split())
     if not isinstance(params, Mapping):
-        got: object = type(params).__name__
+        got: object = _kind(params)
     elif needed <= set(params) <= allowed:
         return
     else:
         got = sorted(params)
-    raise ValueError(
-        f"{function}: params must be a dict with keys {sorted(needed)} and nothing but "
-        f"{sorted(allowed)}, got {got}."
+    wanted = f"keys {sorted(needed)}" if needed else "no key"
+    also = f" and at most {sorted(allowed - needed)} besides" if allowed > needed else ""
+    raise ValueError(f"{function}: params must be a dict with {wanted}{also}, got {got}.")
+
+
+def random_key(function: str, key: Any) -> None:
+    """Refuse what is not one key, typed or legacy."""
+    one = isinstance(key, jax.Array) and (
+        (key.ndim == 0 and jnp.issubdtype(key.dtype, jax.dtypes.prng_key))
+        or (key.ndim == 1 and key.dtype == jnp.uint32)
     )
+    if not one:
+        raise TypeError(
+            f"{function}: key must be one random key, such as jax.random.key(0), got "
+            f"{_kind(key)}; jax.vmap takes many."
+        )
+
+
+def float_dtype(function: str, dtype: DTypeLike) -> None:
+    """Refuse to make integer, boolean or complex arrays."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{function}: dtype must be floating, got {jnp.dtype(dtype)}.")
 
 
 def positive(function: str, **arguments: int) -> None:
@@ -71,3 +90,10 @@ def positive(function: str, **arguments: int) -> None:
 def wide(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype to accumulate in: float32 for half precision, else the same."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def _kind(value: object) -> str:
+    # A traced array's own type is a name from inside JAX.
+    if isinstance(value, jax.Array):
+        return f"an array of {value.dtype} and shape {value.shape}"
+    return type(value).__name__

@@ -170,6 +170,7 @@ def init_multi_head(
         `dense` parameters under "query", "key", "value" and "out".
 
     Raises:
+        TypeError: If ``key`` is not one key, or ``dtype`` is not floating.
         ValueError: If ``heads`` does not divide ``d_model`` or is below 1.
 
     Cost:
@@ -183,6 +184,7 @@ def init_multi_head(
     References:
         Vaswani et al., Attention Is All You Need (2017), section 3.2.2, arXiv:1706.03762.
     """
+    _checks.random_key("init_multi_head", key)
     _check_heads("init_multi_head", d_model, heads)
     names = ("query", "key", "value", "out")
     layer_keys = jax.random.split(key, len(names))

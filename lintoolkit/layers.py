@@ -45,6 +45,7 @@ def init_dense(
         ``{"kernel": (d_in, d_out), "bias": (d_out,)}``, the latter where asked for.
 
     Raises:
+        TypeError: If ``key`` is not one key, or ``dtype`` is not floating.
         ValueError: If a width is below 1.
 
     Cost:
@@ -58,7 +59,9 @@ def init_dense(
     References:
         LeCun, Bottou, Orr and Müller, Efficient BackProp (1998), section 4.6.
     """
+    _checks.random_key("init_dense", key)
     _checks.positive("init_dense", d_in=d_in, d_out=d_out)
+    _checks.float_dtype("init_dense", dtype)
     params = {"kernel": jax.nn.initializers.lecun_normal()(key, (d_in, d_out), dtype)}
     if bias:
         params["bias"] = jnp.zeros(d_out, dtype)
@@ -138,7 +141,7 @@ def dense_flops(*, n: int, d_in: int, d_out: int, bias: bool = True) -> int:
 @partial(jax.jit, static_argnames=("widths", "bias", "dtype"))
 @jax.named_scope("init_mlp")
 def init_mlp(
-    key: AnyKey, widths: Sequence[int], *, bias: bool = True, dtype: DTypeLike = jnp.float32
+    key: AnyKey, widths: tuple[int, ...], *, bias: bool = True, dtype: DTypeLike = jnp.float32
 ) -> tuple[dict[str, Float[Array, "..."]], ...]:
     """Draw the parameters of a stack of dense layers.
 
@@ -147,7 +150,7 @@ def init_mlp(
 
     Args:
         key: A typed key (`jax.random.key`) or a legacy one.
-        widths: A tuple: the input's width, the hidden ones, the output's.
+        widths: A tuple, not a list: the input's width, the hidden ones, the output's.
         bias: Whether the layers have biases.
         dtype: Of the parameters.
 
@@ -155,6 +158,7 @@ def init_mlp(
         One dict of `dense` parameters a layer.
 
     Raises:
+        TypeError: If ``key`` is not one key, or ``dtype`` is not floating.
         ValueError: If there are fewer than two widths, or one is below 1.
 
     Cost:
@@ -168,6 +172,7 @@ def init_mlp(
     References:
         Goodfellow, Bengio and Courville, Deep Learning (2016), chapter 6.
     """
+    _checks.random_key("init_mlp", key)
     if len(widths) < 2:
         raise ValueError(
             f"init_mlp: widths must hold the input's and the output's at least, got {widths}."
@@ -198,6 +203,7 @@ def mlp(
         The last layer's output, in the dtype of ``x``.
 
     Raises:
+        TypeError: If ``activation`` is no function.
         ValueError: If there is no layer; and what `dense` raises.
 
     Cost:
@@ -211,8 +217,15 @@ def mlp(
     References:
         Goodfellow, Bengio and Courville, Deep Learning (2016), section 6.4.
     """
-    if not params:
-        raise ValueError("mlp: params holds no layer; pass what init_mlp returns.")
+    if not isinstance(params, tuple | list) or not params:
+        raise ValueError(
+            "mlp: params must be a tuple of dense params, one a layer, and hold at least one; "
+            "pass what init_mlp returns."
+        )
+    if not callable(activation):
+        raise TypeError(
+            f"mlp: activation must be a function, such as jax.nn.relu, got {activation!r}."
+        )
     *hidden, last = params
     for layer in hidden:
         x = activation(dense(layer, x))
@@ -256,7 +269,7 @@ def layer_norm(
 
     Raises:
         TypeError: If an argument is not a floating array.
-        ValueError: If a parameter is not as wide as ``x``, or has an unknown key.
+        ValueError: If ``x`` has no axis, a parameter is not as wide, or a key is unknown.
 
     Cost:
         About 9 n d elementwise FLOP; no products.
@@ -302,7 +315,7 @@ def rms_norm(
 
     Raises:
         TypeError: If an argument is not a floating array.
-        ValueError: If ``scale`` is not as wide as ``x``, or a key is unknown.
+        ValueError: If ``x`` has no axis, ``scale`` is not as wide, or a key is unknown.
 
     Cost:
         About 4 n d elementwise FLOP; no products.
@@ -326,8 +339,10 @@ def rms_norm(
 def _check_norm(function: str, params: Mapping[str, Array], x: Array, *, optional: str) -> None:
     _checks.keys(function, params, optional=optional)
     _checks.floats(function, x=x, **params)
+    if x.ndim == 0:
+        raise ValueError(f"{function}: x must be rows, (..., d), got one number.")
     for name, value in params.items():
-        if x.ndim == 0 or value.shape != x.shape[-1:]:
+        if value.shape != x.shape[-1:]:
             raise ValueError(
                 f"{function}: {name} must have shape {x.shape[-1:]} to match x of shape "
                 f"{x.shape}, got {value.shape}."
@@ -509,6 +524,7 @@ def spectrogram(signal: Float[Array, " t"], *, size: int, hop: int) -> Float[Arr
         sections 7.5 and 10.3.
     """
     _checks.floats("spectrogram", signal=signal)
+    _checks.positive("spectrogram", size=size, hop=hop)
     wide = _checks.wide(signal.dtype)
     window = 0.5 - 0.5 * jnp.cos(2 * jnp.pi * jnp.arange(size, dtype=wide) / size)
     rows = frames(signal, size=size, hop=hop).astype(wide) * window
@@ -553,7 +569,10 @@ def im2col(
         Document Processing (2006), section 2.1.
     """
     _checks.arrays("im2col", x=x)
-    kh, kw = (size, size) if isinstance(size, int) else size
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"im2col: size must be one number or two, (kh, kw), got {size}.")
+    kh, kw = sides
     _checks.positive("im2col", kh=kh, kw=kw)
     if x.ndim != 3:
         raise ValueError(
@@ -653,7 +672,7 @@ def conv2d_flops(
     for length, width in ((h, kh), (w, kw)):
         low = (width - 1) // 2  # as XLA pads: the odd zero goes to the far end
         same = sum(max(0, length - abs(offset - low)) for offset in range(width))
-        taps *= same if padding == "SAME" else (length - width + 1) * width
+        taps *= same if padding == "SAME" else max(0, length - width + 1) * width
     return 2 * n * c_in * c_out * taps
 
 
@@ -681,6 +700,7 @@ def sinusoidal_positions(
         One row a position.
 
     Raises:
+        TypeError: If ``dtype`` is not floating.
         ValueError: If ``d`` is odd or a size is below 1.
 
     Cost:
@@ -694,6 +714,7 @@ def sinusoidal_positions(
         Vaswani et al., Attention Is All You Need (2017), section 3.5, arXiv:1706.03762.
     """
     _checks.positive("sinusoidal_positions", t=t, d=d)
+    _checks.float_dtype("sinusoidal_positions", dtype)
     if d % 2:
         raise ValueError(
             f"sinusoidal_positions: d must be even, got {d}; sines and cosines come in pairs."

@@ -121,7 +121,8 @@ def top_k(
     r"""Find the rows most like a query.
 
     The k largest $s_i = q \cdot x_i$, or cosines $s_i = q \cdot x_i / (\lVert q \rVert
-    \lVert x_i \rVert)$, over the rows $x_i$; ties go to the earlier row.
+    \lVert x_i \rVert)$, over the rows $x_i$; ties go to the earlier row. A score that is not
+    a number counts as -∞, so that a bad row comes last.
 
     Args:
         query: One vector, or several; leading axes ride along.
@@ -206,8 +207,12 @@ def analogy(
     if table.ndim != 2:
         raise ValueError(f"analogy: table must be (n, d), got shape {table.shape}.")
     for name, row in (("a", a), ("b", b), ("c", c)):
-        if jnp.ndim(row) != 0 or not jnp.issubdtype(jnp.asarray(row).dtype, jnp.integer):
-            raise TypeError(f"analogy: {name} must be one integer, the number of a row.")
+        whole = isinstance(row, jax.Array) and jnp.issubdtype(row.dtype, jnp.integer)
+        if not whole or jnp.ndim(row) != 0:  # under jit Python's integers are arrays too
+            raise TypeError(
+                f"analogy: {name} must be one integer, the number of a row; jax.vmap takes "
+                "many."
+            )
     target = table[b] - table[a] + table[c]
     _check_search("analogy", target, table, k, left_out=3)
     scores = _scores(target, table, "cosine")
@@ -219,7 +224,8 @@ def _scores(query: Array, items: Array, measure: str) -> Array:
     if measure == "cosine":
         query, items = _unit(query), _unit(items)
     wide = _checks.wide(query.dtype)
-    return jnp.einsum("...d,nd->...n", query, items, preferred_element_type=wide)
+    scores = jnp.einsum("...d,nd->...n", query, items, preferred_element_type=wide)
+    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)  # a sort puts NaN at either end
 
 
 def _unit(x: Array) -> Array:
@@ -258,8 +264,9 @@ def _check_search(
             f"{function}: query must be (..., d) and items (n, d) with one d, got "
             f"{query.shape} and {items.shape}."
         )
+    _checks.positive(function, k=k)
     rows = items.shape[0] - left_out
-    if not 1 <= k <= rows:
+    if k > rows:
         raise ValueError(
             f"{function}: k must be between 1 and the {rows} rows to choose from, got {k}."
         )

@@ -1,4 +1,3 @@
-# ruff: noqa: DOC502 (what Raises promises is raised in _checks)
 """Learning: one optax loop, compiled whole."""
 
 from collections.abc import Callable
@@ -50,9 +49,10 @@ def fit(
         step started from.
 
     Raises:
-        TypeError: If a parameter is not a floating array.
-        ValueError: If the batches disagree on the number of steps, there is no step, or the
-            loss is not a scalar.
+        TypeError: If a parameter or the loss is not floating, ``loss_fn`` is no function, or
+            ``optimizer`` no optax transformation.
+        ValueError: If the batches disagree on the number of steps, there is no step, the loss
+            is not a scalar, or ``opt_state`` belongs to another optimiser or other parameters.
 
     Cost:
         steps × (one loss with its gradient + one update): price ``loss_fn``'s gradient.
@@ -68,6 +68,15 @@ def fit(
     References:
         Goodfellow, Bengio and Courville, Deep Learning (2016), section 8.3.
     """
+    if not callable(loss_fn):
+        raise TypeError(
+            f"fit: loss_fn must be a function of params and batch, got {loss_fn!r}."
+        )
+    if not hasattr(optimizer, "update"):
+        raise TypeError(
+            "fit: optimizer must be an optax transformation, such as optax.adam(1e-3), got "
+            f"{optimizer!r}."
+        )
     _checks.floats("fit", **_by_path("params", params))
     leaves = _by_path("batches", batches)
     _checks.arrays("fit", **leaves)
@@ -82,10 +91,13 @@ def fit(
 
     def scalar_loss(params: PyTree, batch: PyTree) -> Array:
         loss = loss_fn(params, batch)
-        if jnp.shape(loss) != ():
+        if not isinstance(loss, jax.Array) or not jnp.issubdtype(loss.dtype, jnp.floating):
+            got = getattr(loss, "dtype", type(loss).__name__)
+            raise TypeError(f"fit: loss_fn must return one floating scalar, alone, got {got}.")
+        if loss.ndim:
             raise ValueError(
-                f"fit: loss_fn must return a scalar, got shape {jnp.shape(loss)}; take the "
-                "mean over the batch."
+                f"fit: loss_fn must return a scalar, got shape {loss.shape}; take the mean "
+                "over the batch."
             )
         return loss
 
@@ -99,8 +111,18 @@ def fit(
 
     if opt_state is None:
         opt_state = optimizer.init(params)
+    elif _layout(opt_state) != _layout(jax.eval_shape(optimizer.init, params)):
+        raise ValueError(
+            "fit: opt_state must be what this optimizer keeps for these params, got another "
+            "structure or other shapes; pass Fit.opt_state of a run with both, or None."
+        )
     (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), batches)
     return Fit(params, opt_state, losses)
+
+
+def _layout(tree: PyTree) -> PyTree:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [jnp.shape(leaf) for leaf in leaves]
 
 
 def _by_path(name: str, tree: PyTree) -> dict[str, Array]:

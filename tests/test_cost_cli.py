@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 
 from lintoolkit.cost.__main__ import main
@@ -14,6 +15,31 @@ def test_prices_a_function_by_name(capsys):
     assert json.loads(capsys.readouterr().out)["matmul_flops"] == 210
 
 
+def test_parts_instead_of_the_table(capsys):
+    call = ["jax.numpy:dot", "f32[128,784]", "f32[784,10]"]
+    assert main([*call, "--by", "dtype"]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.split() == ["2,007,040", "100.00%", "f32"]
+    assert last.split() == ["2,007,040", "100.00%", "all"]
+    for by in ("scope", "phase", "source", "category", "op"):
+        assert main([*call, "--by", by, "--json"]) == 0
+        assert sum(json.loads(capsys.readouterr().out).values()) == 2_007_040
+    assert main([*call, "--by", "scope", "--depth", "2"]) == 0
+    assert "all" in capsys.readouterr().out
+
+
+def until_large(x):
+    return jax.lax.while_loop(lambda x: x.sum() < 1e6, lambda x: x @ x, x)
+
+
+def test_trips_of_a_loop_that_nothing_fixes(capsys):
+    call = [f"{__name__}:until_large", "f32[8,8]", "--json"]
+    products = lambda *more: [main([*call, *more]), json.loads(capsys.readouterr().out)][1]
+    assert products()["matmul_flops"] == 2 * 8**3
+    assert products("--while-trips", "5")["matmul_flops"] == 5 * 2 * 8**3
+    assert products("--while-trips", "5")["loops"][0]["kind"] == "user"
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -22,6 +48,9 @@ def test_prices_a_function_by_name(capsys):
         (["jax.numpy:dot", "f3[3]"], "is not a shape"),
         (["jax.numpy:pi"], "fn must be a function"),
         (["jax.numpy:dot", "f32[3]", "f32[4]"], "same shape"),
+        (["jax.numpy:dot", "f32[3]", "f32[3]", "--by", "weekday"], "invalid choice: 'weekday'"),
+        (["jax.numpy:dot", "f32[3]", "f32[3]", "--depth", "2"], "together with --by scope"),
+        (["jax.numpy:dot", "f32[3]", "f32[3]", "--by", "scope", "--depth", "0"], "at least 1"),
     ],
 )
 @pytest.mark.usefixtures("as_a_user")

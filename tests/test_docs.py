@@ -11,6 +11,7 @@ import pytest
 from test_transforms import MODULES, public_functions
 
 import lintoolkit
+from lintoolkit import cost
 
 FUNCTIONS = {
     f"{module.__name__}.{name}": fn
@@ -50,6 +51,40 @@ def test_every_argument_is_explained_and_annotated(name):
         assert f"\n    {parameter.name}: " in args
         assert parameter.annotation is not inspect.Parameter.empty
     assert signature.return_annotation is not inspect.Signature.empty
+
+
+PRICING = {name: getattr(cost, name) for name in cost.__all__ if callable(getattr(cost, name))}
+CLASSES = {name: thing for name, thing in PRICING.items() if inspect.isclass(thing)}
+
+
+@pytest.mark.parametrize("name", [n for n in PRICING if n not in CLASSES])
+def test_functions_that_price_explain_their_arguments(name):
+    doc = inspect.getdoc(PRICING[name])
+    assert doc.partition("\n")[0].endswith(".")
+    assert "Args:" in doc
+    assert "Examples:" in doc
+    signature = inspect.signature(PRICING[name])
+    assert ("Returns:" in doc) == (signature.return_annotation is not None)
+    for parameter in signature.parameters.values():
+        assert f"{parameter.name}: " in doc
+        assert parameter.annotation is not inspect.Parameter.empty
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_everything_in_a_report_has_its_sentence(name):
+    assert inspect.getdoc(CLASSES[name])
+    for member, value in vars(CLASSES[name]).items():
+        if member.startswith("_") or not (inspect.isfunction(value) or hasattr(value, "fget")):
+            continue
+        assert value.__doc__, member
+        assert value.__doc__.partition("\n")[0].endswith("."), member
+
+
+@pytest.mark.parametrize("report", [cost.View, cost.Cost])
+def test_every_field_of_a_report_is_explained(report):
+    attributes = inspect.getdoc(report).partition("Attributes:")[2]
+    for field in report.__annotations__:
+        assert f"    {field}: " in attributes
 
 
 def test_the_table_of_contents_names_every_module():

@@ -26,6 +26,20 @@ WRONG = {
         lambda: layers.init_dense(GET, 0, 2),
         "d_in must be a whole number",
     ),
+    "init_dense: integers": (
+        lambda: layers.init_dense(GET, 3, 2, dtype=int),
+        "dtype must be floating, got int64",
+    ),
+    "init_dense: many keys": (
+        lambda: layers.init_dense(jax.random.split(GET, 2), 3, 2),
+        r"key must be one random key.* got an array of key<fry> and shape \(2,\)",
+    ),
+    "init_dense: seed": (lambda: layers.init_dense(0, 3, 2), "key must be one random key"),
+    "init_mlp: seed": (lambda: layers.init_mlp(0, (3, 2)), "key must be one random key"),
+    "init_multi_head: seed": (
+        lambda: attention.init_multi_head(0, 6, 2),
+        "key must be one random key",
+    ),
     "init_dense: width 2.5": (lambda: layers.init_dense(GET, 2, 2.5), "d_out .* got 2.5"),
     "dense: inner dimensions": (
         lambda: layers.dense(KERNEL, a(5, 2)),
@@ -50,10 +64,18 @@ WRONG = {
     ),
     "dense: bare kernel": (lambda: layers.dense(a(4, 2), a(4)), "params must be a dict"),
     "init_mlp: one width": (lambda: layers.init_mlp(GET, (3,)), "widths must hold"),
-    "mlp: no layer": (lambda: layers.mlp((), a(4)), "params holds no layer"),
+    "mlp: no layer": (lambda: layers.mlp((), a(4)), "params must be a tuple"),
+    "mlp: one layer's params": (lambda: layers.mlp(KERNEL, a(4)), "params must be a tuple"),
+    "mlp: activation": (
+        lambda: layers.mlp((KERNEL, KERNEL), a(4), activation="relu"),
+        "activation must be a function.*got 'relu'",
+    ),
     "layer_norm: width": (lambda: layers.layer_norm({"bias": a(3)}, a(5, 2)), "bias must have"),
     "layer_norm: integers": (lambda: layers.layer_norm({}, whole(3)), "x must be floating"),
     "layer_norm: key": (lambda: layers.layer_norm({"gamma": a(3)}, a(3)), "got .*'gamma'"),
+    "layer_norm: scalar": (lambda: layers.layer_norm({}, a()), "x must be rows"),
+    "rms_norm: scalar": (lambda: layers.rms_norm({}, a()), "x must be rows"),
+    "rms_norm: no params": (lambda: layers.rms_norm(None, a(2)), "no key and at most .'scale'"),
     "rms_norm: width": (lambda: layers.rms_norm({"scale": a(1)}, a(5, 2)), "scale must have"),
     "rms_norm: key": (lambda: layers.rms_norm({"bias": a(2)}, a(2)), "got .*'bias'"),
     "embed: float ids": (lambda: layers.embed({"embedding": a(4, 2)}, a(3)), "ids must be int"),
@@ -74,6 +96,15 @@ WRONG = {
         lambda: layers.spectrogram(whole(6), size=4, hop=1),
         "signal must be floating",
     ),
+    "spectrogram: size": (
+        lambda: layers.spectrogram(a(6), size=0, hop=1),
+        "size must be a whole number",
+    ),
+    "im2col: three sizes": (
+        lambda: layers.im2col(a(1, 5, 5), size=(2, 2, 2)),
+        r"size must be one number or two, \(kh, kw\), got \(2, 2, 2\)",
+    ),
+    "im2col: half a size": (lambda: layers.im2col(a(1, 5, 5), size=1.5), "kh must be"),
     "im2col: rank": (lambda: layers.im2col(a(5, 5), size=2), r"x must be \(c, h, w\)"),
     "im2col: size": (lambda: layers.im2col(a(1, 5, 5), size=6), "6 x 6 does not fit in 5 x 5"),
     "im2col: zero": (lambda: layers.im2col(a(1, 5, 5), size=(0, 2)), "kh must be"),
@@ -87,6 +118,10 @@ WRONG = {
     "conv2d_flops: padding": (
         lambda: layers.conv2d_flops(n=1, h=5, w=5, kh=3, kw=3, c_in=1, c_out=1, padding="FULL"),
         "padding must be",
+    ),
+    "sinusoidal_positions: integers": (
+        lambda: layers.sinusoidal_positions(3, 4, dtype=int),
+        "dtype must be floating, got int64",
     ),
     "sinusoidal_positions: odd": (
         lambda: layers.sinusoidal_positions(4, 3),
@@ -152,6 +187,11 @@ WRONG = {
         lambda: similarity.top_k(a(3), a(4, 3), k=1, measure="l2"),
         "measure must be 'cosine' or 'dot', got 'l2'",
     ),
+    "top_k: half a row": (
+        lambda: similarity.top_k(a(3), a(4, 3), k=0.5),
+        "k must be a whole number",
+    ),
+    "analogy: list": (lambda: similarity.analogy(a(4, 3), [0], 1, 2), "a must be one integer"),
     "analogy: k": (lambda: similarity.analogy(a(4, 3), 0, 1, 2, k=2), "the 1 rows"),
     "analogy: table": (lambda: similarity.analogy(a(4), 0, 1, 2), "table must be"),
     "analogy: rows": (lambda: similarity.analogy(a(4, 3), 0, 1, 2.0), "c must be one integer"),
@@ -163,6 +203,29 @@ WRONG = {
     "fit: no axis": (lambda: fit(squared, a(), a()), "must be the step"),
     "fit: no batch": (lambda: fit(squared, a(), ()), "got no array"),
     "fit: no step": (lambda: fit(squared, a(), a(0)), r"batches has shape \(0,\)"),
+    "fit: loss with extras": (
+        lambda: fit(lambda w, x: (squared(w, x), x), a(), a(3)),
+        "one floating scalar, alone, got tuple",
+    ),
+    "fit: complex loss": (
+        lambda: fit(lambda w, x: squared(w, x).astype(complex), a(), a(3)),
+        "one floating scalar, alone, got complex128",
+    ),
+    "fit: no function": (lambda: fit(3, a(), a(3)), "loss_fn must be a function.*got 3"),
+    "fit: optimizer not made": (
+        lambda: fit(squared, a(), a(3), optimizer=optax.sgd),
+        "optimizer must be an optax transformation",
+    ),
+    "fit: another optimizer's state": (
+        lambda: fit(squared, a(), a(3), opt_state=optax.adam(0.1).init(a())),
+        "opt_state must be what this optimizer keeps",
+    ),
+    "fit: other parameters' state": (
+        lambda: train.fit(
+            squared, a(), a(3), optimizer=optax.adam(0.1), opt_state=optax.adam(0.1).init(a(2))
+        ),
+        "opt_state must be what this optimizer keeps",
+    ),
     "fit: vector loss": (lambda: fit(squared, a(2), a(3)), r"a scalar, got shape \(2,\)"),
 }
 

@@ -83,6 +83,14 @@ def test_ties_go_to_the_earlier_row():
     np.testing.assert_array_equal(found.indices, [0, 1, 2])
 
 
+def test_rows_that_are_not_numbers_come_last(rng):
+    items = draw(rng, 5, 3).at[1].set(jnp.nan).at[3, 0].set(-jnp.nan)
+    for measure in ("cosine", "dot"):
+        found = similarity.top_k(draw(rng, 3), items, k=5, measure=measure)
+        assert set(found.indices[:3].tolist()) == {0, 2, 4}
+        assert (found.scores[3:] == -jnp.inf).all()
+
+
 # analogies
 
 

@@ -7,7 +7,6 @@ import io
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure as Canvas
 
 from experiments.chapters.attention_pieces import (
     INDEPENDENT,
@@ -22,9 +21,10 @@ from experiments.chapters.attention_pieces import (
     weigh,
 )
 from experiments.data import photograph, tones
+from experiments.figures import attention as figures
 from experiments.ledger import claims
 from experiments.published import MODELS, block_weights, forward_macs, score_macs
-from experiments.rows import Figure, flops, row
+from experiments.rows import flops, row
 from lintoolkit.attention import (
     attention,
     attention_flops,
@@ -71,7 +71,7 @@ def heads(*, seed: int, full: bool):
     t, d, h = 5, 12, 3
     d_k = d // h
     params = init_multi_head(jax.random.key(seed), d, h, dtype=jnp.float64)
-    x = jnp.asarray(np.random.default_rng(seed).standard_normal((t, d)))
+    x = np.random.default_rng(seed).standard_normal((t, d))
     ours = multi_head_attention(params, x, heads=h)
     kernels = {name: np.asarray(layer["kernel"]) for name, layer in params.items()}
     per_head = [
@@ -329,21 +329,10 @@ def sentence(*, seed: int, full: bool):
             "tokens": len(tokens),
         },
         attention_weights,
+        note="Sentences, features and the strengths 1, 2 and 3 are ours, set so that the "
+        "weights are the ledger's.",
     )
-    figure = Canvas(figsize=(7, 2.4), layout="constrained")
-    axes = figure.subplots()
-    colours = ["C0" if word in ("cat", "mat") else "0.7" for word in tokens]
-    bars = axes.bar(range(len(tokens)), weights, color=colours)
-    axes.bar_label(bars, [f"{w:.2f}" for w in weights], size=8, padding=2)
-    axes.set_xticks(range(len(tokens)), tokens)
-    axes.set(ylabel='weight of "it"', ylim=(0, 0.85))
-    axes.spines[["top", "right"]].set_visible(False)
-    yield Figure(
-        name="it-the-cat",
-        figure=figure,
-        caption='Where "it" looks, with hand-set vectors: its query asks for a noun, more '
-        "strongly for an animate one. It shows that the mechanism can, not that a model does.",
-    )
+    yield figures.it_the_cat(tokens, weights)
     keys, _ = np.linalg.qr(np.random.RandomState(0).randn(8, 8))
     values = rng.standard_normal((8, 3))
     look = lambda beta: attention(keys[2:3, None], keys[:, None], values[:, None], scale=beta)
@@ -387,34 +376,11 @@ def modalities(*, seed: int, full: bool):
         ),
         note="FLOP of the photograph's 256 tokens; the closed form leaves the softmax out.",
     )
-    yield Figure(name="photo-attention", figure=look_alike(), caption=LOOK_ALIKE)
-
-
-LOOK_ALIKE = (
-    "A colour photograph as 1,024 patches of 16 x 16 pixels that attend to each other. Nothing "
-    "is trained: queries and keys are the patches themselves, centred and of length 1, so each "
-    "marked patch (red) looks at patches of its own colour (blue: the weight)."
-)
-
-
-def look_alike() -> Canvas:
-    image = photograph("astronaut") / np.float32(255)
-    size = 16
-    side = image.shape[0] // size
+    image, size = photograph("astronaut") / np.float32(255), 16
     tokens = patches(image, size=size)
     tokens -= tokens.mean(axis=0)
     tokens /= jnp.linalg.norm(tokens, axis=1, keepdims=True)
-    weights = np.asarray(weigh(tokens, tokens, scale=12.0))
-    figure = Canvas(figsize=(8, 2.9), layout="constrained")
-    for axes, (y, x) in zip(figure.subplots(1, 3), ((3, 29), (20, 5), (29, 28)), strict=True):
-        seen = weights[y * side + x].reshape(side, side)
-        opacity = np.kron(seen / np.quantile(seen, 0.98), np.ones((size, size)))
-        axes.imshow(image.mean(axis=-1), cmap="gray")
-        blue = np.broadcast_to((0.2, 0.6, 1.0), image.shape)
-        axes.imshow(np.dstack([blue, 0.8 * opacity.clip(0, 1)]))
-        axes.plot(size * (x + 0.5), size * (y + 0.5), "s", ms=6, mfc="none", mec="red", mew=2)
-        axes.axis("off")
-    return figure
+    yield figures.look_alike(image, np.asarray(weigh(tokens, tokens, scale=12.0)), size=size)
 
 
 EXPERIMENTS = (

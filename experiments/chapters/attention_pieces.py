@@ -7,11 +7,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure as Canvas
 
-from experiments.rows import Figure, flops, row
+from experiments.figures import attention as figures
+from experiments.rows import flops, row
 from lintoolkit.attention import attention, attention_flops, attention_weights
+from lintoolkit.cost import cost
 from lintoolkit.layers import dense, dense_flops
+from lintoolkit.similarity import dot
 
 INDEPENDENT = "Independent here: NumPy in float64, written from the definition."
 
@@ -99,30 +101,32 @@ def projections(*, seed: int, full: bool):
 def scores(*, seed: int, full: bool):
     """Q Kᵀ is a table of dot products: every query with every key."""
     x, kernels = snippet_arrays()
-    q, k = (x @ kernel for kernel in kernels[:2])
+    q, k = (dense({"kernel": kernel}, x) for kernel in kernels[:2])
     table = q @ k.T
-    dots = [[jnp.dot(a, b) for b in k] for a in q]
+    dots = dot(q[:, None], k)
     yield row(
         "need-attention-structured-dot",
         {
-            "all_36_scores_are_dots": bool(jnp.allclose(table, jnp.array(dots))),
+            "all_36_scores_are_dots": table.size == 36 and bool(jnp.allclose(table, dots)),
             "rank_at_most_dk": jnp.linalg.matrix_rank(table),
         },
-        "jax.numpy.dot",
+        dot,
+        "jax.numpy.matmul",
     )
     rng = np.random.default_rng(seed)
-    few, more = rng.standard_normal((4, 3)), rng.standard_normal((5, 3))
+    few, more = (jnp.asarray(rng.standard_normal((n, 3))) for n in (4, 5))
     table = few @ more.T
-    symmetric = lambda m: m.shape[0] == m.shape[1] and bool(np.allclose(m, m.T))
+    symmetric = lambda m: m.shape[0] == m.shape[1] and bool(jnp.allclose(m, m.T))
     yield row(
         "matrices-qkt-scores",
         {
             "shape": table.shape,
-            "entry_is_dot": bool(np.isclose(table[1, 4], few[1] @ more[4])),
+            "entry_is_dot": bool(jnp.isclose(table[1, 4], dot(few[1], more[4]))),
             "symmetric_when_q_is_k": symmetric(few @ few.T),
             "symmetric_in_general": symmetric(few @ more[:4].T),
         },
         "jax.numpy.matmul",
+        dot,
     )
     try:
         jnp.matmul(q, k)
@@ -153,11 +157,13 @@ def scores(*, seed: int, full: bool):
         flops=flops(lambda q, k: q @ k.swapaxes(-2, -1), q, k, formula=product),
         note="The FLOP cell is the product without the scaling.",
     )
-    weights = weigh(jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]))
+    query, keys = jnp.array([[1.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    weights = weigh(query, keys)
     yield row(
         "calculus-attention-relevance",
-        {"dots": [1.0, 0.0, -1.0], "weights": weights[0]},
+        {"dots": dot(query, keys), "weights": weights[0]},
         attention_weights,
+        dot,
         holds=bool((jnp.diff(weights[0]) < 0).all()),
         note="Keys along, across and against the query.",
     )
@@ -175,37 +181,24 @@ def scores(*, seed: int, full: bool):
             "flops": product,
             "doubling_tokens_multiplies_scores_by": doubled.size // np.prod(shape),
         },
+        "jax.eval_shape",
+        attention_flops,
         flops=flops(all_pairs, array(n), array(n), formula=product),
     )
-    yield Figure(name="attention-flops", figure=growth(full=full), caption=GROWTH)
-
-
-GROWTH = (
-    "What one attention layer of width d = 768 compiles to, against the number of tokens n, "
-    "both axes logarithmic: the four projections grow with n, scores and blend with n². They "
-    "cost the same at n = 2 d, 1,536 tokens (dotted)."
-)
-
-
-def growth(*, full: bool) -> Canvas:
-    d, heads = 768, 12
     lengths = [4**k for k in range(3, 9 if full else 7)]
+    yield figures.growth(lengths, compiled_by_length(lengths, d=768, heads=12), d=768)
+
+
+def compiled_by_length(lengths: list[int], *, d: int, heads: int) -> dict[str, list[int]]:
+    """FLOP that the two halves of an attention layer compile to, for n tokens each."""
     array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     layers = lambda x, w: ((x @ w) @ w) @ w @ w
     pairs = lambda q: jnp.einsum("hts,shd->thd", jnp.einsum("thd,shd->hts", q, q), q)
-    curves = {
-        "projections": [flops(layers, array(n, d), array(d, d)) for n in lengths],
-        "scores and blend": [flops(pairs, array(n, heads, d // heads)) for n in lengths],
+    compiled = lambda fn, *args: cost(fn, *args).compiled.flops
+    return {
+        "projections": [compiled(layers, array(n, d), array(d, d)) for n in lengths],
+        "scores and blend": [compiled(pairs, array(n, heads, d // heads)) for n in lengths],
     }
-    figure = Canvas(figsize=(6.5, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for label, counted in curves.items():
-        axes.loglog(lengths, [c["compiled"] for c in counted], "o-", ms=4, label=label)
-    axes.axvline(2 * d, color="0.5", linestyle=":")
-    axes.set(xlabel="tokens n", ylabel="FLOP, compiled")
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
-    return figure
 
 
 def softmax(*, seed: int, full: bool):
@@ -223,8 +216,8 @@ def softmax(*, seed: int, full: bool):
         {"p": np.round(p, 6), "total": p.sum()},
         "jax.nn.softmax",
     )
-    x, kernels = snippet_arrays()
-    q, k = (x @ kernel for kernel in kernels[:2])
+    x, kernels = map(jnp.asarray, snippet_arrays())
+    q, k = (dense({"kernel": kernel}, x) for kernel in kernels[:2])
     weights = weigh(q, k)
     table = q @ k.T / 2
     yield row(
@@ -247,15 +240,17 @@ def softmax(*, seed: int, full: bool):
         "jax.numpy.matmul",
     )
     draw = np.random.RandomState(0).randn
-    spread = {d: (draw(20_000, d) * draw(20_000, d)).sum(axis=1).var() for d in (16, 64, 256)}
+    spread = {d: float(dot(draw(20_000, d), draw(20_000, d)).var()) for d in (16, 64, 256)}
     yield row(
         "need-sqrt-dk",
         {
             **{f"variance_over_dk_{d}": round(var / d, 2) for d, var in spread.items()},
             "scaled_variance": round(np.mean([var / d for d, var in spread.items()]), 1),
         },
-        "numpy.var",
-        note="20,000 products for each width.",
+        dot,
+        "jax.numpy.var",
+        note="20,000 products for each width; the second decimal hangs on the draw, here "
+        "RandomState(0).",
     )
     d, keys = 512, 64
     draw = np.random.RandomState(0).randn
@@ -278,8 +273,16 @@ def softmax(*, seed: int, full: bool):
             ),
         },
         attention_weights,
+        note="200 draws of RandomState(0), keys before query; the last digits hang on them.",
     )
-    yield Figure(name="softmax-saturates", figure=against_width(seed), caption=SATURATES)
+    rng = np.random.default_rng(seed)
+    widths = (1, 4, 16, 64, 256, 1024)
+    draws = [(rng.standard_normal((100, d)), rng.standard_normal((100, 64, d))) for d in widths]
+    found = {
+        label: [saturation(q * d**power, k) for d, (q, k) in zip(widths, draws, strict=True)]
+        for label, power in (("divided by √d_k", 0), ("not divided", 0.5))
+    }
+    yield figures.saturation(widths, found)
 
 
 def saturation(q, k):
@@ -291,31 +294,6 @@ def saturation(q, k):
         "entropy": -(p * np.log(np.maximum(p, np.finfo(p.dtype).tiny))).sum(axis=1),
         "jacobian": np.linalg.norm(jacobians, axis=(1, 2)),
     }
-
-
-SATURATES = (
-    "Attention over 64 random keys, means and medians of 100 draws. Without the division by "
-    "√d_k the largest weight goes to 1 as the width grows, and the softmax passes hardly any "
-    "gradient on; with it, neither depends on the width."
-)
-
-
-def against_width(seed: int) -> Canvas:
-    rng = np.random.default_rng(seed)
-    widths = (1, 4, 16, 64, 256, 1024)
-    figure = Canvas(figsize=(8, 3.3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    draws = [(rng.standard_normal((100, d)), rng.standard_normal((100, 64, d))) for d in widths]
-    for label, power in (("divided by √d_k", 0), ("not divided", 0.5)):
-        found = [saturation(q * d**power, k) for d, (q, k) in zip(widths, draws, strict=True)]
-        left.semilogx(widths, [f["largest"].mean() for f in found], "o-", ms=4, label=label)
-        right.loglog(widths, [np.median(f["jacobian"]) for f in found], "o-", ms=4)
-    left.set(xlabel="width d_k", ylabel="largest weight, mean", ylim=(0, 1))
-    right.set(xlabel="width d_k", ylabel="norm of softmax gradient, median")
-    left.legend(frameon=False)
-    for axes in (left, right):
-        axes.grid(alpha=0.25)
-    return figure
 
 
 def formula(*, seed: int, full: bool):
@@ -372,19 +350,4 @@ def formula(*, seed: int, full: bool):
         },
         attention_weights,
     )
-    figure = Canvas(figsize=(7, 3.2), layout="constrained")
-    for axes, (title, table) in zip(
-        figure.subplots(1, 2), {"full": weights, "causal": causal}.items(), strict=True
-    ):
-        axes.imshow(table, cmap="Blues", vmin=0, vmax=1)
-        axes.set(title=title, xlabel="key", ylabel="query")
-        for (i, j), share in np.ndenumerate(table):
-            colour = "white" if share > 0.6 else "0.2"
-            label = f"{share:.2f}" if share else ""
-            axes.text(j, i, label, ha="center", va="center", color=colour, size=8)
-    yield Figure(
-        name="attention-weights",
-        figure=figure,
-        caption="The attention weights of the article's snippet: each row sums to 1. With the "
-        "causal mask a token sees itself and the tokens before it.",
-    )
+    yield figures.weights({"full": weights, "causal": causal})

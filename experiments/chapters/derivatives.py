@@ -3,15 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure as Canvas
 
+from experiments.figures import derivatives as figures
 from experiments.ledger import claims
-from experiments.rows import Figure, flops, row
+from experiments.rows import flops, row
 from lintoolkit.cost import cost
 from lintoolkit.layers import init_mlp, mlp, mlp_flops
 
 WIDTHS = (8, 16, 3)
 BATCH = 32
+STEPS = np.geomspace(1e-12, 1, 97)
 
 
 def slopes(*, seed: int, full: bool):
@@ -39,12 +40,8 @@ def slopes(*, seed: int, full: bool):
         central_difference,
         flops=flops(lambda x: central_difference(jnp.square, x, h), 3.0),
     )
-    yield Figure(
-        name="finite-differences",
-        figure=draw_finite_differences(),
-        caption="Error of the central difference of sin at 3. A large step h misses the "
-        "curvature (error h²/6), a small one drowns in rounding (error ε/h): the best h is "
-        "near the cube root of the precision, and the article's 1e-4 is too small for float32.",
+    yield figures.finite_differences(
+        STEPS, {d: step_error(d) for d in (np.float32, np.float64)}
     )
     yield from broken_snippet()
     change = jnp.square(3.001) - jnp.square(3.0)
@@ -63,6 +60,12 @@ def slopes(*, seed: int, full: bool):
 def central_difference(fn, x, h):
     """The slope of `fn` over a step h to either side."""
     return (fn(x + h) - fn(x - h)) / (2 * h)
+
+
+def step_error(dtype) -> np.ndarray:
+    """How wrong the central difference of sin at 3 is at each of `STEPS`."""
+    slope = central_difference(jnp.sin, dtype(3), jnp.asarray(STEPS, dtype))
+    return abs(np.asarray(slope, float) - np.cos(3.0))
 
 
 def broken_snippet():
@@ -200,12 +203,7 @@ def chain_rule(*, seed: int, full: bool):
         note="The article's own error: 2 · cos 9 · 6 is -10.9336, not -5.467, which is "
         "cos 9 · 6 without the 2.",
     )
-    yield Figure(
-        name="chain-slope",
-        figure=draw_slopes(article, right, stated),
-        caption="2 sin x² around 3 with its tangent, and a line of the slope that the article "
-        "states: half as steep, and not touching the curve beside 3.",
-    )
+    yield figures.slopes(article, right, stated)
     steps = (jnp.square, jnp.sin, double)
     tape = walk(steps, 3.0)
     announced = claims()["calculus-two-layers-comment"].stated
@@ -221,13 +219,7 @@ def chain_rule(*, seed: int, full: bool):
     yield row(
         "calculus-graph-walk", {"nodes": len(tape), "gradient": tape[0]["gradient"]}, walk
     )
-    yield Figure(
-        name="graph",
-        figure=draw_graph(tape),
-        caption="Forward (top, left to right) the graph keeps each value and each local "
-        "slope; backward (bottom, right to left) the slopes multiply up. The article's -5.467 "
-        "left out the last one, 2.",
-    )
+    yield figures.graph(tape)
 
 
 def double(x):
@@ -341,68 +333,6 @@ def backward(kernel, x, hidden, delta):
         {"kernel": x.T @ back, "bias": back.sum(0)},
         {"kernel": hidden.T @ delta, "bias": delta.sum(0)},
     )
-
-
-def draw_finite_differences() -> Canvas:
-    """Error against step, in two precisions, with the two laws that bound it."""
-    canvas = Canvas(figsize=(6.5, 3.6), layout="constrained")
-    axes = canvas.subplots()
-    steps = np.geomspace(1e-12, 1, 97)
-    for dtype in (np.float32, np.float64):
-        h = jnp.asarray(steps, dtype)
-        error = abs(central_difference(jnp.sin, dtype(3), h).astype(float) - np.cos(3.0))
-        (line,) = axes.loglog(steps, np.maximum(error, 1e-14), lw=1.4, label=dtype.__name__)
-        rounding = np.finfo(dtype).eps / steps
-        axes.loglog(steps, rounding, ":", lw=1, color=line.get_color())
-    axes.loglog(steps, steps**2 / 6, "k:", lw=1)
-    axes.axvline(1e-4, color="0.6", lw=0.8)
-    axes.annotate("article's h", (1e-4, 2), (4, 0), textcoords="offset points", va="top")
-    axes.annotate("h²/6", (0.02, 2e-4), (8, -8), textcoords="offset points", va="top")
-    axes.text(4e-10, 3e-5, "rounding, ε/h")
-    axes.set(xlabel="step h", ylabel="error of the slope", ylim=(1e-14, 3))
-    axes.legend(loc="lower left")
-    return canvas
-
-
-def draw_slopes(fn, right: float, stated: float) -> Canvas:
-    """A curve near 3, its tangent there, and a line of the stated slope."""
-    canvas = Canvas(figsize=(5.5, 3.4), layout="constrained")
-    axes = canvas.subplots()
-    x = np.linspace(2.75, 3.25, 201)
-    axes.plot(x, fn(x), color="0.35", label="2 sin x²")
-    near = np.linspace(2.86, 3.14, 2)
-    for slope, style, name in ((right, "-", "tangent"), (stated, "--", "article")):
-        axes.plot(near, fn(3.0) + slope * (near - 3), style, label=f"{name}, {slope:.3f}")
-    axes.plot(3, fn(3.0), "ko", ms=4)
-    axes.set(xlabel="x", ylim=(-2.6, 2.6))
-    axes.legend(loc="upper right")
-    return canvas
-
-
-def draw_graph(tape) -> Canvas:
-    """The chain as boxes: values on the way forward, gradients on the way back."""
-    canvas = Canvas(figsize=(7.5, 2.2), layout="constrained")
-    axes = canvas.subplots()
-    values = [tape[0]["input"], *(record["output"] for record in tape)]
-    gradients = [*(record["gradient"] for record in tape), 1.0]
-    names = ["x", "g = x²", "s = sin g", "z = 2 s"]
-    derivatives = ["dg/dx = 2x", "ds/dg = cos g", "dz/ds = 2"]
-    box = {"boxstyle": "round,pad=0.5", "facecolor": "none", "edgecolor": "0.5"}
-    for i, (name, value, gradient) in enumerate(zip(names, values, gradients, strict=True)):
-        axes.text(i, 0, name, ha="center", va="center", bbox=box)
-        axes.text(i, 0.62, f"{value:.4f}", ha="center", va="center", color="C0")
-        axes.text(i, -0.62, f"{gradient:.4f}", ha="center", va="center", color="C1")
-    for i, (record, name) in enumerate(zip(tape, derivatives, strict=True)):
-        forward = {"arrowstyle": "->", "color": "C0", "shrinkA": 24, "shrinkB": 24}
-        axes.annotate("", (i + 1, 0.62), (i, 0.62), arrowprops=forward)
-        axes.annotate("", (i, -0.62), (i + 1, -0.62), arrowprops=forward | {"color": "C1"})
-        axes.text(i + 0.5, -0.95, f"× {record['local']:.4f}", ha="center", va="center")
-        axes.text(i + 0.5, 0.95, name, ha="center", va="center", color="0.4")
-    axes.text(-0.4, 0.62, "value", ha="right", va="center", color="C0")
-    axes.text(-0.4, -0.62, "slope", ha="right", va="center", color="C1")
-    axes.set(xlim=(-0.8, 3.4), ylim=(-1.15, 1.15))
-    axes.axis("off")
-    return canvas
 
 
 EXPERIMENTS = (slopes, gradients, chain_rule, matrix_gradients)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from experiments.chapters import descent_figures as figures
 from experiments.classifier import cross_entropy, digit_split, trained_digits
+from experiments.figures import descent as figures
 from experiments.rows import flops, row
 from lintoolkit.layers import mlp, mlp_flops
 from lintoolkit.train import fit
@@ -34,7 +34,9 @@ def landscape(*, seed: int, full: bool):
         mlp,
         fit,
         flops=flops(mlp, trained.params, split.train_x, formula=formula),
-        note="One forward pass is what each point of the slice costs.",
+        note="The two directions are drawn by RandomState(0), as long in each tensor as the "
+        "tensor itself; the corner's loss hangs on them. The FLOP are those of one point of "
+        "the slice.",
     )
     path = jax.vmap(lambda p: ravel_pytree(p)[0])(trained.history)
     main = jnp.linalg.svd(path - path[-1], full_matrices=False)[2][:2]

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure as Canvas
 
 from experiments.data import digits, photograph
-from experiments.rows import Figure, flops, row
+from experiments.figures import edges as figures
+from experiments.rows import flops, row
 from lintoolkit.layers import conv2d, conv2d_flops, dense, im2col
 from lintoolkit.train import fit
 
@@ -79,8 +79,7 @@ def neighbours(*, seed: int, full: bool):
 def square_corner(*, seed: int, full: bool):
     """A second layer combines two edge maps into something new: a corner."""
     del seed, full
-    picture = np.zeros((9, 9))
-    picture[2:8, 2:8] = 1
+    picture = jnp.zeros((9, 9)).at[2:8, 2:8].set(1)
     vertical = jax.nn.relu(filter_grey(picture, [[-1, 1]]))[1:]
     horizontal = jax.nn.relu(filter_grey(picture, [[-1], [1]]))[:, 1:]
     corner = jax.nn.relu(vertical + horizontal - 1)
@@ -93,6 +92,7 @@ def square_corner(*, seed: int, full: bool):
         },
         conv2d,
         jax.nn.relu,
+        note="The square is ours, of side 6 as in the ledger.",
     )
     maps = {
         "square": picture[1:, 1:],
@@ -100,17 +100,7 @@ def square_corner(*, seed: int, full: bool):
         "horizontal edge": horizontal,
         "corner = ReLU(sum - 1)": corner,
     }
-    figure = Canvas(figsize=(8, 2.3), layout="constrained")
-    for axes, (title, values) in zip(figure.subplots(1, 4), maps.items(), strict=True):
-        axes.imshow(values, cmap="Greys", vmin=0, vmax=1.3)
-        axes.set_title(title, fontsize=10)
-        axes.set(xticks=[], yticks=[])
-    yield Figure(
-        name="square-corner",
-        figure=figure,
-        caption="Two filters of the first layer find the left and the upper side of a square; "
-        "one unit of the second layer fires only where both do, at the corner.",
-    )
+    yield figures.square_corner(maps)
 
 
 def slide(*, seed: int, full: bool):
@@ -144,22 +134,9 @@ def slide(*, seed: int, full: bool):
             formula=conv2d_flops(n=1, h=h, w=w, kh=3, kw=3, c_in=1, c_out=1),
         ),
     )
-    figure = Canvas(figsize=(8, 6), layout="constrained")
-    grid = figure.subplots(2, 3)
-    for column, name in zip(grid.T, ("camera", "coins", "brick"), strict=True):
-        image = photograph(name)
-        strength = jnp.hypot(filter_grey(image, SOBEL), filter_grey(image, SOBEL.T))
-        column[0].imshow(image, cmap="gray")
-        column[0].set_title(name, fontsize=10)
-        column[1].imshow(strength, cmap="Greys", vmax=float(jnp.quantile(strength, 0.99)))
-        for axes in column:
-            axes.axis("off")
-    yield Figure(
-        name="edge-maps",
-        figure=figure,
-        caption="Photographs and the strength of their edges: the length of the vector that "
-        "the Sobel filter and its transpose give at each pixel (dark is strong).",
-    )
+    images = {name: photograph(name) for name in ("camera", "coins", "brick")}
+    strength = lambda image: jnp.hypot(filter_grey(image, SOBEL), filter_grey(image, SOBEL.T))
+    yield figures.edge_maps(images, [strength(image) for image in images.values()])
 
 
 def columns(*, seed: int, full: bool):
@@ -211,6 +188,7 @@ def columns(*, seed: int, full: bool):
             "multiplies_direct": plain.size * taps.size,
             "multiplies_winograd": multiplies,
         },
+        winograd,
         conv2d,
         "jax.numpy.fft.rfft2",
     )
@@ -250,29 +228,12 @@ def first_features(*, seed: int, full: bool):
         },
         im2col,
         "jax.numpy.linalg.eigh",
-        note="The 8 x 8 patches of camera that start at every fourth pixel, centred.",
+        note="The 8 x 8 patches of camera that start at every fourth pixel, centred; rounded "
+        "to two digits, as the ledger gives them.",
     )
     learned = np.asarray(first_layer(seed=seed, epochs=60 if full else 12))
-    figure = Canvas(figsize=(8, 2.6), layout="constrained")
-    grid = figure.subplots(2, 8)
-    for k, (upper, lower) in enumerate(grid.T):
-        upper.set_title(f"{variances[k] / variances.sum():.1%}", fontsize=9)
-        for axes, values in (
-            (upper, components[k].reshape(side, side)),
-            (lower, learned[..., 0, k]),
-        ):
-            limit = np.abs(values).max()
-            axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
-            axes.set(xticks=[], yticks=[])
-    grid[0, 0].set_ylabel("patches", fontsize=9)
-    grid[1, 0].set_ylabel("learned", fontsize=9)
-    yield Figure(
-        name="first-features",
-        figure=figure,
-        caption="Above: the leading principal components of 8 x 8 patches of a photograph with "
-        "their share of the variance: a flat patch, the two gradients, then finer waves. "
-        "Below: the eight 5 x 5 filters of a small network that learned the ten digits; some "
-        "became bars and edges.",
+    yield figures.first_features(
+        variances / variances.sum(), components.reshape(-1, side, side), learned[..., 0, :]
     )
 
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.chapters import layers_figures as figures
 from experiments.chapters.layers_depth import depth, expansion, without_activation
 from experiments.data import digits, photograph
+from experiments.figures import layers as figures
 from experiments.rows import flops, row
 from lintoolkit.layers import (
     dense,
@@ -72,7 +72,6 @@ def one_layer(*, seed: int, full: bool):
         note="Compared with PyTorch's documented formula x Wᵀ + b, written out in NumPy.",
     )
 
-    # The article's twelve weights are not shipped; ours give the product it would.
     table = jnp.asarray([[0.2, 0.1, 0.4], [0.5, -0.2, 0.3], [0.1, 0.5, 0.4], [-0.3, 0.2, 0.3]])
     params = {"kernel": table.T}
     yield row(
@@ -89,8 +88,8 @@ def one_layer(*, seed: int, full: bool):
         flops=flops(
             dense, params, jnp.ones(3), formula=dense_flops(n=1, d_in=3, d_out=4, bias=False)
         ),
-        note="The weights are our own, chosen to give the ledger's product: the article's "
-        "are not shipped.",
+        note="The weights are ours, chosen to give the ledger's product: the article's are "
+        "not shipped.",
     )
 
     params = init_dense(key, 128, 256)
@@ -170,23 +169,20 @@ def layer_sizes(*, seed: int, full: bool):
     )
 
     values = jnp.linspace(-1.0, 1.0, 8)
-    linear = init_dense(key, 8, 4, dtype=jnp.float64)
-    norm = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
-    pooled = jax.lax.reduce_window(values, -jnp.inf, jax.lax.max, (2,), (2,), "VALID")
+    pool = lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2,), (2,), "VALID")
+    layers: dict[str, tuple[Callable, dict]] = {
+        "linear": (dense, init_dense(key, 8, 4, dtype=jnp.float64)),
+        "layernorm": (layer_norm, {"scale": jnp.ones(8), "bias": jnp.zeros(8)}),
+        "maxpool": (lambda _, x: pool(x), {}),
+        "relu": (lambda _, x: jax.nn.relu(x), {}),
+    }
     yield row(
         "matrices-wxb-every-layer",
         {
-            "linear": [linear["kernel"].T.shape, linear["bias"].shape],
-            "layernorm": [norm["scale"].shape, norm["bias"].shape],
-            "maxpool": [],
-            "relu": [],
-            "outputs": {
-                "linear": dense(linear, values).shape,
-                "layernorm": layer_norm(norm, values).shape,
-                "maxpool": pooled.shape,
-                "relu": jax.nn.relu(values).shape,
-            },
-        },
+            name: [held[key].T.shape for key in sorted(held, reverse=True)]
+            for name, (_, held) in layers.items()
+        }
+        | {"outputs": {name: fn(held, values).shape for name, (fn, held) in layers.items()}},
         dense,
         layer_norm,
         "jax.lax.reduce_window",
@@ -235,6 +231,7 @@ def activations(*, seed: int, full: bool):
         },
         dense,
         "jax.nn.relu",
+        note="Found on a grid of thousandths: the first positive output is one step above.",
     )
 
     def naive(scores: jax.Array) -> jax.Array:

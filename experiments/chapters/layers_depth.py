@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.chapters import layers_figures as figures
 from experiments.data import photograph
+from experiments.figures import layers as figures
 from experiments.rows import flops, row
 from lintoolkit.layers import dense, dense_flops, init_mlp, mlp, mlp_flops
 from lintoolkit.train import fit
@@ -157,7 +157,9 @@ def depth(*, seed: int, full: bool):
             mlp,
             tent(5),
             x[:1],
-            formula=mlp_flops(n=1, widths=(1, *[2] * 5, 1)) + 10,
+            formula=mlp_flops(n=1, widths=(1, *[2] * 5))
+            + dense_flops(n=1, d_in=2, d_out=1, bias=False)
+            + 10,
         ),
         note="A bend a unit: 31 for 32 pieces, beside the straight line x, which is ReLU's own "
         "on [0, 1]. The FLOP are those of the deep network for one number, 10 ReLUs included.",
@@ -168,7 +170,7 @@ def depth(*, seed: int, full: bool):
 def expansion(*, seed: int, full: bool):
     """Two rings that no line separates, and one that does after a wider ReLU layer."""
     del seed, full
-    draw = np.random.RandomState(0)  # fixed: the row compares counts of one draw
+    draw = np.random.RandomState(0)
     points, labels = rings(draw)
     wide = {"kernel": jnp.asarray(draw.randn(2, 8)), "bias": jnp.asarray(draw.randn(8))}
     signs = jnp.where(labels, 1.0, -1.0)[:, None]
@@ -188,7 +190,8 @@ def expansion(*, seed: int, full: bool):
         "jax.nn.relu",
         "jax.numpy.linalg.lstsq",
         flops=flops(dense, wide, points, formula=dense_flops(n=len(points), d_in=2, d_out=8)),
-        note="The FLOP are those of the expansion.",
+        note="Rings, noise and the eight random units are ours, drawn by RandomState(0) in the "
+        "order that gives the ledger's counts. The FLOP are those of the expansion.",
     )
 
 

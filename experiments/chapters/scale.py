@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from experiments import published
-from experiments.chapters.hardware import cores, memory
+from experiments.chapters.scale_hardware import cores, memory
 from experiments.published import A100, FP16, H100, M40, MODELS, TIME_SHARES, V100
 from experiments.rows import flops, row
+from lintoolkit.layers import dense_flops, embed
 
 YEAR = 365 * 24 * 3600
 DAY = 24 * 3600
@@ -53,6 +54,9 @@ def sizes(*, seed: int, full: bool):
         },
     )
     mixtral = MODELS["mixtral-8x7b"]
+    # The gradient of one looked-up row says which rows of the table were used.
+    table = {"embedding": jnp.ones((LLAMA.vocabulary, 1))}
+    touched = jax.grad(lambda table: embed(table, jnp.array([7])).sum())(table)["embedding"]
     yield row(
         "sense-every-weight-every-word",
         {
@@ -60,9 +64,11 @@ def sizes(*, seed: int, full: bool):
             "mixtral_active": count(mixtral, active=True),
             "active_share": count(mixtral, active=True) / count(mixtral),
             "dense_bytes_per_word_1t_fp16": float(TRILLION * FP16),
-            "embedding_rows_used_of_32000": 1,
+            "embedding_rows_used_of_32000": jnp.count_nonzero(touched),
         },
         count,
+        embed,
+        "jax.grad",
     )
     dense = ("gpt2-small", "gpt3", "llama-7b", "llama2-70b", "llama3.1-405b")
     blocks = {name: MODELS[name].blocks for name in dense}
@@ -129,7 +135,7 @@ def forward_pass(*, seed: int, full: bool):
     scores = published.score_macs(GPT3, tokens=tokens)
     total = published.forward_macs(GPT3, tokens=tokens)
     one_token = published.forward_macs(GPT3, tokens=1)
-    stated = 3.5e14
+    stated = 3.5e14  # the article's
     array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     shapes = published.attention_matrices(GPT3) + published.mlp_matrices(GPT3)
     yield row(
@@ -145,6 +151,7 @@ def forward_pass(*, seed: int, full: bool):
             "tokens_for_stated": stated / published.weight_macs(GPT3, tokens=1),
         },
         published.forward_macs,
+        published.parameters,
         flops=flops(
             gpt3_products,
             array(tokens, GPT3.width),
@@ -173,8 +180,8 @@ def forward_pass(*, seed: int, full: bool):
         "need-mostly-matmul",
         {"gpt3_matmul_share": round(published.matmul_share(GPT3, tokens=tokens), 4)},
         published.matmul_share,
+        note=published.COUNTED,
     )
-    # An encoder has no next-token output: its table counts no operations.
     bert = replace(MODELS["bert-large"], vocabulary=0)
     yield row(
         "need-every-gpu-cycle",
@@ -186,6 +193,7 @@ def forward_pass(*, seed: int, full: bool):
             "quoted_time_share_high": TIME_SHARES.high,
         },
         published.matmul_share,
+        note=f"{published.COUNTED} An encoder has no next-token output to count.",
     )
     mlp = GPT3.blocks * tokens * published.entries(published.mlp_matrices(GPT3))
     yield row(
@@ -197,13 +205,16 @@ def forward_pass(*, seed: int, full: bool):
         published.forward_macs,
     )
     n, d, hidden = LLAMA.context, LLAMA.width, LLAMA.hidden
+    up = dense_flops(n=n, d_in=d, d_out=hidden, bias=False)
     yield row(
         "multiply-huge-matrices",
         {
-            "llama_7b_mlp_up_projection_2048_tokens": 2 * n * d * hidden,
-            "gpt3_largest_weight": max(published.mlp_matrices(GPT3)[:1]),
+            "llama_7b_mlp_up_projection_2048_tokens": up,
+            "gpt3_largest_weight": max(shapes, key=math.prod),
         },
-        flops=flops(jnp.matmul, array(n, d), array(d, hidden), formula=2 * n * d * hidden),
+        dense_flops,
+        published.mlp_matrices,
+        flops=flops(jnp.matmul, array(n, d), array(d, hidden), formula=up),
     )
 
 

@@ -11,21 +11,27 @@ from lintoolkit.cost.linalg import Call, Priced, register_custom_call
 from lintoolkit.cost.price import Work
 from lintoolkit.cost.program import cost
 from lintoolkit.cost.report import Cost, Memory, View
+from lintoolkit.cost.roofline import DEVICES, Device, Roofline, find_device, measure_device
 from lintoolkit.cost.walk import Branches, Collective, Loop, Op
 
 __all__ = [
+    "DEVICES",
     "Branches",
     "Call",
     "Collective",
     "Comparison",
     "Cost",
+    "Device",
     "Loop",
     "Memory",
     "Op",
     "Priced",
+    "Roofline",
     "View",
     "Work",
     "compare",
     "cost",
+    "find_device",
+    "measure_device",
     "register_custom_call",
 ]

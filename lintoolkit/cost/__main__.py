@@ -1,7 +1,8 @@
 """Price a function from the shell.
 
 ``python -m lintoolkit.cost jax.numpy:dot 'f32[128,784]' 'f32[784,10]'`` prints a table.
-Arguments are shapes as HLO writes them, one for each array; nothing is allocated.
+Arguments are shapes as HLO writes them, one for each array; nothing is allocated. ``--by``
+prints the parts instead, ``--target tpu:v5e:2x2`` compiles for hardware that is not here.
 """
 
 import argparse
@@ -10,12 +11,14 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lintoolkit.cost import cost
+from lintoolkit.cost import Cost, cost
 
+PARTS = ("scope", "phase", "source", "dtype", "category", "op")
 _DTYPES = {
     "f64": jnp.float64, "f32": jnp.float32, "f16": jnp.float16, "bf16": jnp.bfloat16,
     "c64": jnp.complex64, "c128": jnp.complex128, "pred": jnp.bool_,
@@ -73,22 +76,54 @@ def find_function(name: str) -> object:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0 when a table was printed, 2 for a bad call."""
-    parser = argparse.ArgumentParser(prog="python -m lintoolkit.cost", description=__doc__)
-    parser.add_argument("function", help="module:function")
-    parser.add_argument("shapes", nargs="*", help="one shape an argument, such as f32[128,784]")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args(arguments)
-    sys.path.insert(0, str(Path.cwd()))
     try:
+        options = _options(arguments)
+        sys.path.insert(0, str(Path.cwd()))
         if any("64[" in text or "128[" in text for text in options.shapes):
             jax.config.update("jax_enable_x64", True)
         shapes = [parse_shape(text) for text in options.shapes]
-        priced = cost(find_function(options.function), *shapes)  # type: ignore[arg-type]
-    except (ValueError, TypeError) as error:
+        given: dict[str, Any] = {"while_trips": options.while_trips, "target": options.target}
+        given = {name: value for name, value in given.items() if value is not None}
+        priced = cost(find_function(options.function), *shapes, **given)  # type: ignore[arg-type]
+        parts = _parts(priced, options.by, options.depth) if options.by else None
+    except (argparse.ArgumentError, ImportError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(priced.to_dict(), indent=2) if options.json else priced)
+    if options.json:
+        print(json.dumps(priced.to_dict() if parts is None else parts, indent=2))
+    else:
+        print(priced if parts is None else _table(parts))
     return 0
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m lintoolkit.cost", description=__doc__, exit_on_error=False
+    )
+    parser.add_argument("function", help="module:function")
+    parser.add_argument("shapes", nargs="*", help="one shape an argument, such as f32[128,784]")
+    parser.add_argument("--target", help="compile for this instead, such as tpu:v5e:2x2")
+    parser.add_argument("--by", choices=PARTS, help="print FLOPs by this instead of the table")
+    parser.add_argument("--depth", type=int, help="names of a scope to keep, with --by scope")
+    parser.add_argument("--while-trips", type=int, help="trips of loops that nothing fixes")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(arguments)
+    if options.depth is not None and options.by != "scope":
+        raise ValueError("--depth says how deep scopes go; give it together with --by scope.")
+    return options
+
+
+def _parts(priced: Cost, by: str, depth: int | None) -> dict[str, int]:
+    """FLOPs by scope, phase, source, dtype, category or op."""
+    split = getattr(priced, f"by_{by}")
+    return split() if depth is None else split(depth)
+
+
+def _table(parts: dict[str, int]) -> str:
+    """One line a part: FLOPs, share of all, name."""
+    whole = sum(parts.values())
+    rows = [*parts.items(), ("all", whole)]
+    return "\n".join(f"{n:>24,}  {n / (whole or 1):>7.2%}  {name}" for name, n in rows)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ and `xla_data.proto` in the XLA sources.
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,12 @@ _DTYPES: dict[int, tuple[str, int]] = {
     26: ("s2", 2), 27: ("u2", 2), 28: ("f8e4m3", 8), 29: ("f8e3m4", 8),
     30: ("s1", 1), 31: ("u1", 1), 32: ("f4e2m1fn", 4), 33: ("f8e8m0fnu", 8),
 }  # fmt: skip
+
+
+# Files of the libraries that models are written with.
+_FRAMEWORK = re.compile(
+    r"[/\\](?:site|dist)-packages[/\\](?:jax|flax|equinox|haiku|optax|chex|jaxtyping|beartype)[/\\]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,11 +296,24 @@ def _read_instruction(raw: dict[int, list[Any]]) -> Instruction:
 def _read_shape(fields: dict[int, list[Any]]) -> Shape:
     name, bits = _DTYPES.get(fields.get(2, [0])[-1], ("unknown", 0))
     parts = tuple(_read_shape(_fields(body)) for body in fields.get(4, ()))
-    return Shape(name, tuple(_integers(fields.get(3, ()))), bits, parts)
+    dims = tuple(_integers(fields.get(3, ())))
+    if min(dims, default=0) < 0:
+        raise IndexError(f"a shape with sides {dims}")
+    return Shape(name, dims, bits, parts)
 
 
 def _read_frames(top: dict[int, list[Any]]) -> list[tuple[str, str, int]]:
-    """Innermost (file, function, line) of each stack frame; entry 0 stands for none."""
+    """(file, function, line) that each stack frame stands for; entry 0 stands for none.
+
+    That is the innermost place outside the frameworks' own files: a layer of flax is named by
+    the line of the model that calls it.
+
+    Args:
+        top: The module's fields.
+
+    Returns:
+        The places by the number that instructions refer to.
+    """
     if 17 not in top:
         return [("", "", 0)]
     index = _fields(top[17][-1])
@@ -305,10 +325,25 @@ def _read_frames(top: dict[int, list[Any]]) -> list[tuple[str, str, int]]:
         file, function = files[_integer(place, 1)], functions[_integer(place, 2)]
         places.append((file, function, _integer(place, 3)))
     frames = [("", "", 0)]
+    callers = [0]
     for body in index.get(4, ()):
         frame = _fields(body)
         frames.append(places[_integer(frame, 1)])
-    return frames
+        callers.append(_integer(frame, 2))
+    return [_outside_frameworks(frames, callers, at) for at in range(len(frames))]
+
+
+def _outside_frameworks(
+    frames: list[tuple[str, str, int]], callers: list[int], innermost: int
+) -> tuple[str, str, int]:
+    at = innermost
+    for _ in frames:  # no further, should the callers run in a circle
+        if not 0 < at < len(frames):
+            break
+        if not _FRAMEWORK.search(frames[at][0]):
+            return frames[at]
+        at = callers[at]
+    return frames[innermost]
 
 
 # --- protobuf wire format ------------------------------------------------------------------

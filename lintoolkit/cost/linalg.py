@@ -69,6 +69,11 @@ def trsm(n: int, right_hand_sides: int) -> Number:
     return n * n * right_hand_sides
 
 
+def trtri(n: int) -> Number:
+    """Inverse of a triangular matrix: n³/3."""
+    return n**3 / 3
+
+
 def syevd(n: int, *, vectors: bool) -> Number:
     """Symmetric eigenvalues 4 n³/3; with vectors 9 n³."""
     return 9 * n**3 if vectors else 4 * n**3 / 3
@@ -123,6 +128,11 @@ def _syevd(call: Call) -> Priced:
     return Priced(syevd(_sides(call)[0], vectors=_letter(call, "mode", "V") == "V"), True)
 
 
+def _eigh_tpu(call: Call) -> Priced:
+    """The four quarters of the matrix go in, the eigenvalues and those of the vectors out."""
+    return Priced(syevd(2 * _sides(call)[0], vectors=True), True)
+
+
 def _geev(call: Call) -> Priced:
     sides = (_letter(call, "compute_left", "N"), _letter(call, "compute_right", "N"))
     either = call.attributes.get("left") or call.attributes.get("right")
@@ -141,10 +151,12 @@ _ROUTINES: dict[str, Rule] = {
     "orgqr": lambda c: orgqr(*_sides(c), c.operands[1].dims[-1]),
     "ormqr": lambda c: ormqr(c.operands[2].dims[-2], c.operands[2].dims[-1], _sides(c)[1]),
     "trsm": _trsm,
+    "trtri": lambda c: trtri(_sides(c)[0]),
     "gehrd": lambda c: 10 * _sides(c)[0] ** 3 / 3,
     "sytrd": lambda c: 4 * _sides(c)[0] ** 3 / 3,
     "gtsv": _gtsv,
     "syevd": _syevd,
+    "EighTpu": _eigh_tpu,
     "geev": _geev,
     "gees": _gees,
     "gesdd": lambda c: Priced(gesdd(*_sides(c), mode=_mode(c)), True),
@@ -153,9 +165,13 @@ _SAME = {
     "ungqr": "orgqr", "unmqr": "ormqr", "heevd": "syevd", "syevj": "syevd", "gesvd": "gesdd",
     "gesvdj": "gesdd", "gesvdp": "gesdd", "hetrd": "sytrd", "gtsv2": "gtsv",
 }  # fmt: skip
-# Names of their own, on TPU and in CUDA's libraries.
+# Names of their own, on TPU and in CUDA's libraries. Compiled for TPUs a factorisation is
+# products between blocks and these calls on each block; the helper inverts a triangle.
 _NAMED: dict[str, str] = {
     "Cholesky": "potrf", "LuDecomposition": "getrf", "Qr": "geqrf", "Eigh": "syevd",
+    "LuDecompositionBlock": "getrf", "QrDecompositionBlock": "geqrf", "EighTpu": "EighTpu",
+    "CompactWyHelper": "trtri", "InvertDiagBlocksLowerTriangular": "trtri",
+    "InvertDiagBlocksUpperTriangular": "trtri",
     "ProductOfElementaryHouseholderReflectors": "orgqr", "__cublas$triangularSolve": "trsm",
     "__cusolver$cholesky": "potrf", "cuhybrid_eig_real": "geev", "cuhybrid_eig_comp": "geev",
 }  # fmt: skip

@@ -44,6 +44,7 @@ def scope_of(op_name: str) -> list[str]:
     """
     names: list[str] = []
     first = op_name.partition(";")[0]  # XLA joins the names of what it merges
+    first = first.partition("/call_exported/")[2] or first  # compiled through jax.export
     for part in _split(first)[1:-1]:
         inner = part
         while match := _WRAPPERS.match(inner):

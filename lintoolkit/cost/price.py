@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from lintoolkit.cost import linalg
 from lintoolkit.cost.hlo import Computation, Instruction, WindowDimension
+from lintoolkit.cost.products import PRODUCTS, in_bounds_taps, library_macs, product_macs
 
 TRANSCENDENTAL = frozenset(
     "acos acosh asin asinh atan2 atanh cbrt cosh cosine erf exponential exponential-minus-one "
@@ -39,10 +40,12 @@ FREE = frozenset(
     "reduce-precision replica-id reshape reverse rng-get-and-update-state "
     "set-dimension-size slice stochastic-convert transpose tuple".split()
 )
-# Custom calls that only annotate, and so cost nothing.
+# Custom calls that only annotate, move or renumber, and so cost no FLOPs.
 ANNOTATIONS = (
     "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape", "LayoutConstraint",
     "annotate_device_placement", "MoveToHost", "MoveToDevice", "xla.sdy.",
+    "AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast",
+    "GatherScatterIndicesBitpacked", "X64Combine", "X64Split", "cu_lu_pivots_to_permutation",
 )  # fmt: skip
 
 
@@ -84,9 +87,8 @@ def price(i: Instruction) -> Price:
     op = i.opcode
     if op in FREE or op == "fusion":
         return Price("movement", Work())
-    if op in _PRODUCTS:
-        flops = _PRODUCTS[op](i) * (8 if i.operands[0].shape.is_complex else 2)
-        return Price("product", Work(flops=flops, products=flops))
+    if op in PRODUCTS:
+        return price_macs(i, product_macs(i))
     if op in ARITHMETIC or op in TRANSCENDENTAL or op in INTEGER:
         return Price("elementwise", _elementwise(i))
     if op in ("reduce", "reduce-window", "scatter", "select-and-scatter", "map"):
@@ -98,11 +100,19 @@ def price(i: Instruction) -> Price:
     if op == "fft":
         return Price("fft", Work(flops=_fft_flops(i)))
     if op == "custom-call":
-        if i.target.startswith(ANNOTATIONS):
+        if i.target.startswith(ANNOTATIONS) or i.op_name == "ragged-dot-metadata":
             return Price("movement", Work())
         if called := linalg.price_call(i):
             return Price("linalg", Work(flops=round(called.flops)), called.estimate)
+        if (macs := library_macs(i)) is not None:
+            return price_macs(i, macs)
     return Price("uncounted", Work())
+
+
+def price_macs(i: Instruction, macs: int) -> Price:
+    """An instruction that multiplies and adds: 2 FLOPs each, 8 where it is complex."""
+    flops = macs * (8 if i.operands[0].shape.is_complex else 2)
+    return Price("product", Work(flops=flops, products=flops))
 
 
 def _elementwise(i: Instruction) -> Work:
@@ -154,74 +164,6 @@ def _window_taps(
     """Window positions that fall on real elements, over all outputs."""
     each = zip(window, sides, out, strict=True)
     return math.prod(in_bounds_taps(w, side, o) for w, side, o in each)
-
-
-def in_bounds_taps(window: WindowDimension, side: int, out: int) -> int:
-    """Pairs (output position, window position) of one dimension that meet a real element.
-
-    Position o of the output and k of the window meet place ``p = o stride + k dilation -
-    pad_low`` of the input spread out by the base dilation b: real where p is a multiple of b
-    within ``[0, (side - 1) b]``. Padding and the gaps of a dilated input are not worked on.
-
-    Args:
-        window: Size, stride, padding and dilations.
-        side: Elements of the input along this dimension.
-        out: Elements of the output along it.
-
-    Returns:
-        The number of such pairs, in time proportional to the smaller of the two counts.
-    """
-    if side <= 0 or out <= 0:
-        return 0
-    steps = [(window.size, window.dilation), (out, window.stride)]
-    (few, few_step), (many, many_step) = sorted(steps)
-    last = (side - 1) * window.base_dilation
-    total = 0
-    for a in range(few):
-        offset = a * few_step - window.pad_low
-        total += _hits(offset, many_step, many, last, window.base_dilation)
-    return total
-
-
-def _hits(offset: int, step: int, count: int, last: int, base: int) -> int:
-    """How many of ``offset + n step``, n < count, are multiples of base within [0, last]."""
-    low = max(0, -(offset // step))  # first n with a place >= 0
-    high = min(count - 1, (last - offset) // step)
-    if high < low:
-        return 0
-    common = math.gcd(step, base)
-    if offset % common:
-        return 0
-    period = base // common
-    if period == 1:
-        return high - low + 1
-    first = (-offset // common) * pow(step // common, -1, period) % period
-    first += -(-(low - first) // period) * period  # the first such n at or above low
-    return 0 if first > high else (high - first) // period + 1
-
-
-def _dot_macs(i: Instruction) -> int:
-    left = i.operands[0].shape.dims
-    return i.shape.size * math.prod(left[d] for d in i.dot[0])
-
-
-def _ragged_macs(i: Instruction) -> int:
-    """Each row of the left operand meets one group of the right one."""
-    left, right = i.operands[0].shape, i.operands[1].shape.dims
-    _, contracted, _, batch = i.dot
-    skipped = {*contracted, *batch, *i.ragged_group}
-    return left.size * math.prod(side for d, side in enumerate(right) if d not in skipped)
-
-
-def _convolution_macs(i: Instruction) -> int:
-    sides, kernel, out = i.operands[0].shape.dims, i.operands[1].shape.dims, i.shape.dims
-    at = i.convolution
-    spatial = zip(i.window, at["spatial"], at["out_spatial"], strict=True)
-    taps = math.prod(in_bounds_taps(w, sides[s], out[o]) for w, s, o in spatial)
-    return taps * out[at["out_batch"]] * out[at["out_features"]] * kernel[at["kernel_in"]]
-
-
-_PRODUCTS = {"dot": _dot_macs, "convolution": _convolution_macs, "ragged-dot": _ragged_macs}
 
 
 def _triangular_flops(i: Instruction) -> int:

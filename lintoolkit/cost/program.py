@@ -7,8 +7,7 @@ compiled one with a fallback.
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 
@@ -22,6 +21,7 @@ def cost(
     *args: Any,
     while_trips: WhileTrips | None = None,
     cond: Rule = "max",
+    target: str | None = None,
     **kwargs: Any,
 ) -> Cost:
     """Price a JAX program: FLOPs, bytes and loops, read from what XLA compiled.
@@ -42,16 +42,19 @@ def cost(
             kind is "user".
         cond: What counts of a conditional whose branch the program does not fix: the branch
             of "max" FLOPs, the "mean" of all or their "sum".
+        target: Hardware to compile for instead, present or not: ``"cpu"``, ``"cuda:h100"``,
+            ``"tpu:v5e:2x2"``. A process of its own compiles ahead of time, on any machine; see
+            `lintoolkit.cost.target`.
         **kwargs: The function's keyword arguments, alike.
 
     Returns:
         A `Cost`; print it for a table.
 
     Raises:
-        TypeError: If `fn` cannot be called or priced, or arguments come with a program that
-            already has them.
-        ValueError: If `while_trips` is negative or names a scope without such a loop, or
-            `cond` is none of the three.
+        TypeError: If `fn` cannot be called or priced, or arguments or a target come with a
+            program that already has them.
+        ValueError: If `while_trips` is negative or names a scope without such a loop, `cond` is
+            none of the three, or `target` is unknown, lacks its compiler or is too small.
 
     Cost:
         One trace and one compilation; reading takes about 50 µs an instruction.
@@ -76,7 +79,12 @@ def cost(
                 f"cost: a {type(fn).__name__} program already has its arguments, got "
                 f"{len(args) + len(kwargs)} more. Pass the program alone, or the function."
             )
-        return _price(fn, "program", while_trips, cond)
+        if target is not None:
+            raise TypeError(
+                f"cost: a {type(fn).__name__} program is already made for its platform, got "
+                f"target {target!r} too. Pass the function and its arguments."
+            )
+        return _price(_stages(fn), "program", while_trips, cond)
     if not callable(fn):
         raise TypeError(
             f"cost: fn must be a function or a lowered or compiled program, got "
@@ -84,24 +92,55 @@ def cost(
         )
     jitted = fn if hasattr(fn, "lower") else jax.jit(fn)
     name = getattr(fn, "__name__", type(fn).__name__)
-    return _price(jitted.lower(*args, **kwargs), name, while_trips, cond)
+    if target is None:
+        stages = _stages(jitted.lower(*args, **kwargs))
+    else:
+        # Imported when used: that module is also a program of its own, which needs this one.
+        from lintoolkit.cost.target import stages_for
+
+        stages = stages_for(target, jitted, name, args, kwargs)
+    return _price(stages, name, while_trips, cond)
 
 
-def _price(
-    stage: jax.stages.Lowered | jax.stages.Compiled,
-    name: str,
-    while_trips: WhileTrips | None,
-    cond: Rule,
-) -> Cost:
-    count = partial(count_module, while_trips=while_trips, cond=cond)
-    lowered: View | None = None
-    compiled: View | None = None
+class Stages(NamedTuple):
+    """A program's two serialised modules, where it runs, and what the runtime says of it."""
+
+    lowered: bytes | None
+    compiled: bytes | None
+    read_from: str
+    platform: str
+    devices: int
+    xla_flops: int | None
+    memory: Memory | None
+
+
+def _stages(stage: jax.stages.Lowered | jax.stages.Compiled) -> Stages:
+    """Compile a program where that is still to do, for the devices it names."""
+    lowered = None
     if isinstance(stage, jax.stages.Lowered):
-        lowered = view("lowered", count(read_module(lowered_bytes(stage))))
+        lowered = lowered_bytes(stage)
         stage = stage.compile()
-    data, read_from = compiled_bytes(stage)
-    if data is not None:
-        compiled = view("compiled", count(read_module(data)))
+    compiled, read_from = compiled_bytes(stage)
+    devices = _devices(stage)
+    return Stages(
+        lowered=lowered,
+        compiled=compiled,
+        read_from=read_from,
+        platform=devices[0].platform if devices else jax.default_backend(),
+        devices=max(len(devices), 1),
+        xla_flops=xla_flops(stage),
+        memory=memory(stage),
+    )
+
+
+def _price(stages: Stages, name: str, while_trips: WhileTrips | None, cond: Rule) -> Cost:
+    def read(stage: str, data: bytes | None) -> View | None:
+        if data is None:
+            return None
+        module = read_module(data)
+        return view(stage, count_module(module, while_trips=while_trips, cond=cond))
+
+    lowered, compiled = read("lowered", stages.lowered), read("compiled", stages.compiled)
     totals = compiled or lowered
     if totals is None:
         raise TypeError(
@@ -109,17 +148,16 @@ def _price(
             "lowered program, which is then priced as written."
         )
     _check_scopes(while_trips, (lowered or totals).loops)
-    devices = _devices(stage)
     return Cost(
         **{field.name: getattr(totals, field.name) for field in dataclasses.fields(View)},
         name=name,
-        platform=devices[0].platform if devices else jax.default_backend(),
-        devices=max(len(devices), 1),
+        platform=stages.platform,
+        devices=stages.devices,
         lowered=lowered or totals,
         compiled=totals,
-        xla_flops=xla_flops(stage),
-        memory=memory(stage),
-        read_from=read_from,
+        xla_flops=stages.xla_flops,
+        memory=stages.memory,
+        read_from=stages.read_from,
     )
 
 

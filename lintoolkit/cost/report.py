@@ -1,11 +1,12 @@
 """What a program costs, as people read it: totals, parts, and the two stages side by side."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from lintoolkit.cost import explain, tables
+from lintoolkit.cost import explain, plot, tables
 from lintoolkit.cost.names import COMPILER, OTHERS, UNSCOPED, phase_of, scope_of
+from lintoolkit.cost.roofline import Device, Roofline, mfu, roofline
 from lintoolkit.cost.walk import Branches, Collective, Loop, Op, Tally
 
 
@@ -259,6 +260,101 @@ class Cost(View):
     def by_dtype(self) -> dict[str, int]:
         """As `View.by_dtype`, of the lowered program: what was asked for, not upcast."""
         return self._named(View.by_dtype)
+
+    def roofline(self, device: str | Device) -> Roofline:
+        """What bounds the program on a device, and how fast it can be; see `roofline`.
+
+        Products count by the element type that was asked for, as lowered: a CPU's compiler
+        turns bfloat16 into float32. Bytes are those of the stage that moves fewer, since the
+        lowered program is not fused and the compiled one carries such upcasts; on several
+        devices both are one device's, as compiled.
+
+        Args:
+            device: A name from the table, such as ``"H100"`` or ``"tpu v5e"``, or a `Device`.
+
+        Returns:
+            A `Roofline`: seconds of arithmetic and of memory, bound, attainable FLOP/s.
+
+        Examples:
+            >>> import jax, jax.numpy as jnp
+            >>> from lintoolkit.cost import cost
+            >>> half = jax.ShapeDtypeStruct((4096, 4096), "float16")
+            >>> best = cost(jnp.matmul, half, half).roofline("H100")
+            >>> print(best.bound, round(best.intensity), round(best.ridge))
+            compute 1365 295
+        """
+        stages = [self.compiled, self.lowered] if self.devices == 1 else [self.compiled]
+        return roofline(
+            device,
+            products=self._products(),
+            moved=min(stage.bytes_accessed for stage in stages),
+            other=self.flops - self.matmul_flops,
+        )
+
+    def mfu(self, seconds: int | float, device: str | Device) -> float:
+        """Model FLOP utilisation of a run: products / (seconds x peak of their types).
+
+        Products that rematerialisation does again are left out, as the term means it; on
+        several devices it is each one's share of the work against its own peak.
+
+        Args:
+            seconds: How long one run took, measured with `jax.block_until_ready`.
+            device: A name from the table or a `Device`.
+
+        Returns:
+            A share, from 0 to 1 where the time and the device are right.
+
+        Examples:
+            >>> import jax, jax.numpy as jnp
+            >>> from lintoolkit.cost import cost
+            >>> square = jax.ShapeDtypeStruct((8192, 8192), "bfloat16")
+            >>> print(f"{cost(jnp.matmul, square, square).mfu(1.5e-3, 'H100'):.3f}")
+            0.741
+        """
+        return mfu(device, products=self._products(recomputed=False), seconds=seconds)
+
+    def plot(
+        self,
+        device: str | Device | None = None,
+        *,
+        others: Sequence["Cost"] = (),
+        depth: int = 3,
+    ) -> Any:
+        """Draw the FLOPs by scope as an icicle and, on a device, the roofline above it.
+
+        Each rectangle is as wide as its scope's FLOPs (of the lowered program) and stands
+        below the scope that contains it.
+
+        Args:
+            device: Draws the roofline of this device too: a name from the table or a `Device`.
+            others: Further costs under the same roofline.
+            depth: How many levels of scopes.
+
+        Returns:
+            A `matplotlib.figure.Figure`: show it in a notebook, or call its `savefig`.
+        """
+        lines: dict[str, Roofline] = {}
+        if device is not None:
+            for each in [self, *others]:
+                label = f"{each.name} ({len(lines) + 1})" if each.name in lines else each.name
+                lines[label] = each.roofline(device)
+        return plot.figure(
+            lines,
+            self.lowered.by_scope(depth),
+            name=self.name,
+            depth=depth,
+        )
+
+    def _products(self, *, recomputed: bool = True) -> dict[str, int | float]:
+        """FLOPs of one device's products by the element type that was asked for."""
+        asked = _sums(
+            (op.dtype, op.work.products)
+            for op in self.lowered.ops
+            if recomputed or phase_of(op.name, trains=True) != "recompute"
+        )
+        # The lowered program is that of all devices; what each one gets, compiling decides.
+        share = self.matmul_flops / (self.lowered.matmul_flops or 1) if self.devices > 1 else 1
+        return {dtype: share * flops for dtype, flops in asked.items()}
 
     def _named(self, parts_of: Callable[[View], dict[str, int]]) -> dict[str, int]:
         """The lowered program's parts, whose names are complete, and what compiling changed."""

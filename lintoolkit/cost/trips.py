@@ -18,7 +18,9 @@ Kind = Literal["exact", "bound", "user", "unknown"]
 # Stepping through a loop that is not affine gives up after this many trips.
 MAX_STEPS = 10_000
 
-_SAME = frozenset("copy convert bitcast reshape broadcast optimization-barrier".split())
+_SAME = frozenset(
+    "copy convert bitcast reshape broadcast opt-barrier optimization-barrier".split()
+)
 _MIRROR = {"LT": "GT", "LE": "GE", "GT": "LT", "GE": "LE", "EQ": "EQ", "NE": "NE"}
 _OPPOSITE = {"LT": "GE", "LE": "GT", "GT": "LE", "GE": "LT", "EQ": "NE", "NE": "EQ"}
 
@@ -245,7 +247,7 @@ def count_trips(loop: Instruction, scope: Scope) -> Trips:
     """
     ours = _analyse(loop, scope)
     noted = loop.config.get("known_trip_count", {}).get("n")
-    if ours.kind == "exact" or noted is None:
+    if ours.kind == "exact" or not str(noted).isdecimal():
         return ours
     step = int(loop.config.get("known_init_step", {}).get("step", 0))
     return ours if abs(step) >= 1 << 31 else Trips(int(noted), "exact")

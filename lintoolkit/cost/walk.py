@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from lintoolkit.cost.hlo import Computation, Instruction, Module
 from lintoolkit.cost.names import scope_of
-from lintoolkit.cost.price import Work, price
+from lintoolkit.cost.price import Work, price, price_macs
+from lintoolkit.cost.products import rewritten_products
 from lintoolkit.cost.traffic import bytes_accessed
 from lintoolkit.cost.trips import Kind, Scope, count_trips, invariants
 
@@ -81,11 +82,21 @@ class Collective:
 
 WhileTrips = int | Mapping[str, int] | Callable[[Loop], int | None]
 Rule = Literal["max", "mean", "sum"]
+# What goes wrong in reading a damaged module.
+_MALFORMED = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+# Instructions that may be walked when all calls are written out.
+MAX_INSTRUCTIONS = 5_000_000
 # Trips times operations that may be walked one trip at a time.
 MAX_WALK = 100_000
 _COLLECTIVES = (
     "all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-", "ragged-all",
 )  # fmt: skip
+
+
+class NamedError(ValueError):
+    """An error that already says what is wrong with what."""
 
 
 @dataclass(slots=True)
@@ -136,20 +147,33 @@ def count_module(
 
     Returns:
         Its operations, loops, conditionals, collectives, and what could not be counted.
+
+    Raises:
+        ValueError: If the module is damaged, or calls more than can be walked.
     """
+    sizes: dict[Computation, int] = {}
+    for computation in module.computations.values():  # callees first
+        called = (c for i in computation.instructions for c in i.called)
+        sizes[computation] = len(computation.instructions) + sum(sizes[c] for c in called)
+    if sizes[module.entry] > MAX_INSTRUCTIONS:
+        raise ValueError(
+            f"count_module: {module.name} is {sizes[module.entry]:,} instructions with all its "
+            f"calls written out; at most {MAX_INSTRUCTIONS:,} can be walked."
+        )
     names = (i.op_name.partition("/")[0] for i in module.entry.instructions if i.op_name)
     base = next((name for name in names if name.startswith(("jit(", "pmap("))), "")
-    walk = _Walk(module, base, while_trips, cond, Tally())
+    walk = _Walk(module, base, rewritten_products(module), while_trips, cond, Tally())
     walk.computation(module.entry, Scope(module.entry), 1, "", fused=False)
     return walk.tally
 
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """One walk: the module, the first part of its full names, the user's say, the findings."""
+    """One walk: the module, how its full names begin, products in disguise, what users say."""
 
     module: Module
     base: str
+    rewritten: Mapping[Instruction, int]
     while_trips: WhileTrips | None
     cond: Rule
     tally: Tally
@@ -170,19 +194,30 @@ class _Walk:
     ) -> None:
         """Add all that `times` runs of a computation do."""
         for i in computation.instructions:
-            name = self.full_name(i.op_name, prefix)
-            if i.opcode == "while":
-                self.loop(i, scope, times, name, fused=fused)
-            elif i.opcode == "conditional":
-                self.conditional(i, scope, times, name, fused=fused)
-            elif i.opcode in ("call", "async-start") and i.called:
+            try:
+                self.any(i, scope, times, self.full_name(i.op_name, prefix), fused=fused)
+            except NamedError:
+                raise
+            except _MALFORMED as error:
+                raise NamedError(
+                    f"count_module: cannot count the {i.opcode} {i.name!r}, which is not as "
+                    f"XLA writes it ({type(error).__name__}: {error})"
+                ) from error
+
+    def any(self, i: Instruction, scope: Scope, times: int, name: str, *, fused: bool) -> None:
+        """Add one instruction with all that it calls."""
+        if i.opcode == "while":
+            self.loop(i, scope, times, name, fused=fused)
+        elif i.opcode == "conditional":
+            self.conditional(i, scope, times, name, fused=fused)
+        elif i.opcode in ("call", "async-start") and i.called:
+            inner = scope.inside(i, i.called[0])
+            self.computation(i.called[0], inner, times, name, fused=fused)
+        else:
+            if i.opcode == "fusion":
                 inner = scope.inside(i, i.called[0])
-                self.computation(i.called[0], inner, times, name, fused=fused)
-            else:
-                if i.opcode == "fusion":
-                    inner = scope.inside(i, i.called[0])
-                    self.computation(i.called[0], inner, times, name, fused=True)
-                self.instruction(i, times, name, fused=fused)
+                self.computation(i.called[0], inner, times, name, fused=True)
+            self.instruction(i, times, name, fused=fused)
 
     def loop(self, i: Instruction, scope: Scope, times: int, name: str, *, fused: bool) -> None:
         """Add a `while`: its body `trips` times, its condition once more."""
@@ -213,7 +248,7 @@ class _Walk:
             fits = [key for key in said if names_scope(key, loop.scope)]
             said = said[max(fits, key=len)] if fits else None
         if said is not None and said < 0:
-            raise ValueError(
+            raise NamedError(
                 f"cost: while_trips must not be negative, got {said} for the loop in scope "
                 f"{loop.scope!r}. Give the number of times that its body runs."
             )
@@ -272,7 +307,10 @@ class _Walk:
 
     def instruction(self, i: Instruction, times: int, name: str, *, fused: bool) -> None:
         """Add one instruction that contains no control flow."""
-        category, work, estimate = price(i)
+        if (macs := self.rewritten.get(i)) is not None:
+            category, work, estimate = price_macs(i, macs)
+        else:
+            category, work, estimate = price(i)
         what = f"custom-call {i.target}" if i.opcode == "custom-call" else i.opcode
         if category == "uncounted":
             self.tally.uncounted[what] += times

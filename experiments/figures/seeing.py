@@ -218,7 +218,7 @@ def choices(
         left.annotate(
             f"{float(score):.1%}",
             (layers, float(score)),
-            (0, 8),
+            (-3, 8),
             textcoords="offset points",
             ha="center",
         )

@@ -4,10 +4,10 @@ import math
 
 import jax
 import jax.numpy as jnp
-from matplotlib.figure import Figure as Canvas
 
+from experiments.figures import scale as figures
 from experiments.published import CPU, FP16, H100, TPU_V4, V100
-from experiments.rows import Figure, row
+from experiments.rows import row
 
 RIDGE = H100.fp16 / H100.bytes_per_second
 
@@ -41,6 +41,7 @@ def memory(*, seed: int, full: bool):
         },
     )
     square = lambda n: intensity(n=n, d_in=n, d_out=n)
+    full_square = next(n for n in range(1, 5000) if square(n) >= RIDGE)
     yield row(
         "need-large-matmul-compute-bound",
         {
@@ -48,9 +49,7 @@ def memory(*, seed: int, full: bool):
             "square_intensity_is_n_over_3": all(
                 math.isclose(square(n), n / 3) for n in (64, 256, 4096)
             ),
-            "smallest_compute_bound_square": next(
-                n for n in range(1, 5000) if square(n) >= RIDGE
-            ),
+            "smallest_compute_bound_square": full_square,
             "intensity_4096": square(4096),
             "intensity_256": square(256),
         },
@@ -59,51 +58,20 @@ def memory(*, seed: int, full: bool):
     d = 4096
     batch = lambda n: intensity(n=n, d_in=d, d_out=d)
     share = lambda n: min(1.0, batch(n) / RIDGE)
+    full_batch = next(n for n in range(1, d) if share(n) == 1)
     yield row(
         "need-batch-utilisation",
         {
             "d": d,
             "attainable_share": {str(n): round(share(n), 4) for n in (1, 8, 64, 256, 1024)},
-            "smallest_compute_bound_batch": next(n for n in range(1, d) if share(n) == 1),
+            "smallest_compute_bound_batch": full_batch,
         },
         intensity,
     )
-    yield Figure(name="roofline", figure=roofline(square, batch), caption=ROOFLINE)
-
-
-ROOFLINE = (
-    "The H100 roofline in fp16: attainable speed against FLOP per byte. Square products climb "
-    "with n / 3 and meet the peak at n = 887; a 4096-wide layer needs a batch of 346."
-)
-
-
-def roofline(square, batch) -> Canvas:
-    figure = Canvas(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    attainable = lambda x: min(H100.fp16, x * H100.bytes_per_second) / 1e12
-    line = [0.5, RIDGE, 3000]
-    axes.loglog(line, [attainable(x) for x in line], color="0.3", linewidth=1.5)
-    series = (
-        ("square products, by n", square, (256, 887, 4096), "C0", (6, -12)),
-        ("4096-wide layer, by batch", batch, (1, 8, 64, 346), "C1", (-8, 8)),
+    yield figures.roofline(
+        {n: square(n) for n in (256, full_square, 4096)},
+        {n: batch(n) for n in (1, 8, 64, full_batch)},
     )
-    for label, of, points, colour, offset in series:
-        xs = [of(n) for n in points]
-        ys = [attainable(x) for x in xs]
-        axes.plot(xs, ys, "o", color=colour, label=label)
-        for n, x, y in zip(points, xs, ys, strict=True):
-            axes.annotate(
-                f"{n:,}",
-                (x, y),
-                textcoords="offset points",
-                xytext=offset,
-                color=colour,
-                ha="left" if offset[0] > 0 else "right",
-            )
-    axes.set(xlabel="FLOP per byte moved", ylabel="attainable TFLOP/s", ylim=(1, 2500))
-    axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower right")
-    return figure
 
 
 def cores(*, seed: int, full: bool):
@@ -172,7 +140,7 @@ def cores(*, seed: int, full: bool):
             "fp8_sparse_vs_fp32": H100.fp8_sparse / H100.fp32,
         },
     )
-    yield Figure(name="h100-peaks", figure=peaks(), caption=PEAKS)
+    yield figures.peaks()
     yield row(
         "matrices-gpu-tens-of-thousands",
         {
@@ -195,33 +163,3 @@ def cores(*, seed: int, full: bool):
         },
         note="A naming fact; the figures show what the unit is built around.",
     )
-
-
-PEAKS = (
-    "Peak arithmetic of one H100 by unit and number format. The bars to compare are dense "
-    "fp16 tensor cores against the ordinary cores: 14.8 times fp32, 7.4 times fp16. A "
-    "hundredfold (dashed) is beyond every bar."
-)
-
-
-def peaks() -> Canvas:
-    figure = Canvas(figsize=(7, 3), layout="constrained")
-    axes = figure.subplots()
-    bars = {
-        "cores, fp32": H100.fp32,
-        "cores, fp16": H100.fp16_cores,
-        "tensor cores, fp16": H100.fp16,
-        "tensor cores, fp16 sparse": H100.fp16_sparse,
-        "tensor cores, fp8 sparse": H100.fp8_sparse,
-    }
-    values = [peak / 1e12 for peak in bars.values()]
-    drawn = axes.barh(list(bars), values, color=["0.6", "0.6", "C0", "0.8", "0.8"])
-    labels = [f"{value:,.0f}  ({value * 1e12 / H100.fp32:.1f}x)" for value in values]
-    axes.bar_label(drawn, labels, padding=4)
-    hundredfold = 100 * H100.fp32 / 1e12
-    axes.axvline(hundredfold, color="C3", linestyle="--", linewidth=1)
-    axes.text(hundredfold - 80, 0, "100x", color="C3", ha="right", va="center")
-    axes.invert_yaxis()
-    axes.set(xlabel="TFLOP/s (in brackets: times the fp32 cores)", xlim=(0, 7200))
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure

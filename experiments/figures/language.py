@@ -50,7 +50,7 @@ def learning(losses, floor: float, moments: tuple[int, ...], samples: list[str])
     axes.plot(losses)
     for level, name in ((losses[0], "chance, ln 63"), (floor, "entropy of a neighbour")):
         axes.axhline(level, color="0.7", lw=0.8, zorder=0)
-        axes.text(4, level - 0.05, name, va="top", color="0.4")
+        axes.text(len(losses), level - 0.05, name, ha="right", va="top", color="0.4")
     for i, (step, text) in enumerate(zip(moments, samples, strict=True)):
         axes.plot(step, losses[step], "ko", ms=4)
         axes.text(4, 3.35 - 0.22 * i, f"step {step}:  {text}", fontsize=9)

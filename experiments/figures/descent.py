@@ -68,7 +68,7 @@ def drops(stated: np.ndarray, runs: np.ndarray) -> Figure:
     labels = [f"{20 * i - 20} to {20 * i}" for i in stretch]
     axes.set(xticks=stretch, xticklabels=labels, xlabel="steps", ylabel="fall of the loss")
     axes.set(yscale="log")
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return Figure(
         name="drops",
         figure=canvas,
@@ -101,7 +101,7 @@ def norms(gains: tuple[float, ...], growth: np.ndarray) -> Figure:
     for gain, line in zip(gains, growth - growth[:, :1], strict=True):
         axes.plot(line, lw=1.4)
         axes.text(20.4, line[-1], f"gain {gain:g}", va="center")
-    axes.axhline(0, color="0.8", lw=0.8, zorder=0)
+    axes.plot((0, growth.shape[1] - 1), (0, 0), color="0.8", lw=0.8, zorder=0)
     axes.set(xlabel="layer", ylabel="log₂ of the norm, from the start", xlim=(0, 24))
     axes.set(xticks=range(0, 21, 5))
     return Figure(

@@ -1,0 +1,1 @@
+"""The chapters' pictures: each function draws one from numbers that a chapter computed."""

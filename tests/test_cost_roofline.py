@@ -1,0 +1,260 @@
+"""The roofline against hand numbers and its laws; MFU; the pictures hold what they should."""
+
+import dataclasses
+import math
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lintoolkit.cost import DEVICES, Device, cost, find_device, measure_device
+from lintoolkit.cost.roofline import mfu, roofline
+
+H100 = find_device("H100")
+# Round figures: 100 FLOP/s of products, 10 of the rest, 5 bytes/s.
+TOY = Device(
+    name="toy",
+    peak={"f32": 100.0, "bf16": 400.0},
+    bytes_per_second=5.0,
+    memory=None,
+    vector=10.0,
+    source="made up",
+)
+
+
+def spec(*shape, dtype):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def matmul(n, d_in, d_out, dtype=jnp.float16):
+    return cost(jnp.matmul, spec(n, d_in, dtype=dtype), spec(d_in, d_out, dtype=dtype))
+
+
+def test_toy_numbers_by_hand():
+    best = roofline(TOY, products={"f32": 200, "bf16": 400}, moved=30, other=10)
+    assert best.compute_seconds == 200 / 100 + 400 / 400 + 10 / 10 == 4
+    assert best.memory_seconds == best.seconds == 6
+    assert best.bound == "memory"
+    assert best.flops == 610
+    assert best.peak == 610 / 4
+    assert best.attainable == pytest.approx(610 / 6)
+    assert best.share_of_peak == pytest.approx(4 / 6)
+    assert best.ridge == 610 / 4 / 5
+    assert best.intensity == 610 / 30
+
+
+def test_h100_in_half_precision_by_hand():
+    square = lambda n: roofline(H100, products={"f16": 2 * n**3}, moved=3 * 2 * n**2)
+    assert all(math.isclose(square(n).intensity, n / 3) for n in (64, 256, 4096))
+    assert round(square(64).ridge, 1) == 295.3
+    assert next(n for n in range(1, 5000) if square(n).bound == "compute") == 887
+    layer = lambda n: roofline(
+        H100, products={"f16": 2 * n * 4096**2}, moved=2 * (2 * n * 4096 + 4096**2)
+    )
+    assert next(n for n in range(1, 5000) if layer(n).bound == "compute") == 346
+    assert layer(346).share_of_peak == 1
+    assert layer(345).share_of_peak < 1
+
+
+@pytest.mark.parametrize(("n", "bound"), [(886, "memory"), (887, "compute")])
+def test_compiled_programs_stand_where_the_closed_form_has_them(n, bound):
+    best = matmul(n, n, n).roofline("h100")
+    assert best.bound == bound
+    assert best.intensity == pytest.approx(n / 3)
+    assert best.compute_seconds == pytest.approx(2 * n**3 / 989.4e12)
+    assert best.memory_seconds == pytest.approx(6 * n**2 / 3.35e12)
+    # The control: float32 moves twice the bytes at half the speed.
+    wide = matmul(n, n, n, jnp.float32).roofline("h100")
+    assert wide.intensity == pytest.approx(n / 6)
+    assert wide.peak == pytest.approx(494.7e12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    flops=st.integers(0, 10**15),
+    other=st.integers(0, 10**12),
+    moved=st.integers(1, 10**12),
+    device=st.sampled_from(DEVICES),
+)
+def test_attainable_is_below_the_peak_and_grows_with_intensity(flops, other, moved, device):
+    best = roofline(device, products={"f32": flops}, other=other, moved=moved)
+    assert 0 <= best.attainable <= best.peak * (1 + 1e-12)
+    assert best.peak <= max(device.peak["f32"], device.vector or 0) * (1 + 1e-12)
+    assert 0 <= best.share_of_peak <= 1
+    roof = min(best.peak, best.intensity * device.bytes_per_second)
+    assert best.attainable == pytest.approx(roof)
+    fewer = roofline(device, products={"f32": flops}, other=other, moved=moved // 2)
+    assert fewer.attainable >= best.attainable
+    assert fewer.seconds <= best.seconds
+
+
+def test_what_does_nothing_takes_no_time():
+    idle = roofline(TOY, products={}, moved=0)
+    assert idle.seconds == idle.attainable == idle.share_of_peak == idle.intensity == 0
+    assert roofline(TOY, products={"f32": 1}, moved=0).intensity == math.inf
+
+
+def test_other_work_counts_only_where_its_rate_is_known():
+    x = spec(64, 64, dtype=jnp.float32)
+    both = cost(lambda x: jnp.maximum(x @ x, 0) * 3, x)
+    on_gpu, on_tpu = both.roofline("A100"), both.roofline("TPU v4")
+    assert on_gpu.flops == 2 * 64**3 + 2 * 64**2
+    assert on_gpu.compute_seconds == pytest.approx(2 * 64**3 / 156e12 + 2 * 64**2 / 19.5e12)
+    assert on_tpu.flops == 2 * 64**3
+    assert on_tpu.compute_seconds == pytest.approx(2 * 64**3 / 275e12)
+
+
+def test_mfu_is_products_over_time_and_peak():
+    c = matmul(256, 512, 1024, jnp.bfloat16)
+    flops = 2 * 256 * 512 * 1024
+    assert c.mfu(1e-6, "H100") == pytest.approx(flops / (1e-6 * 989.4e12))
+    assert c.mfu(2e-6, "H100") == pytest.approx(c.mfu(1e-6, "H100") / 2)
+    best = c.roofline("H100")
+    assert c.mfu(best.compute_seconds, "H100") == pytest.approx(1)
+    assert c.mfu(best.seconds, "H100") == pytest.approx(best.share_of_peak)
+    assert mfu(TOY, products={"f32": 100, "bf16": 400}, seconds=8) == 0.25
+
+
+def test_mfu_leaves_out_what_is_computed_again():
+    def loss(w, x):
+        block = jax.checkpoint(lambda x: jnp.sin(jnp.sin(x @ w) @ w))
+        return jax.lax.scan(lambda x, _: (block(x), None), x, None, length=3)[0].sum()
+
+    w = spec(32, 32, dtype=jnp.float32)
+    c = cost(jax.grad(loss), w, w)
+    layer = 2 * 32**3
+    # 2 products a block: forward, twice backward, and the recomputed ones.
+    assert c.lowered.matmul_flops > 3 * 6 * layer
+    assert c.mfu(1.0, "A100") == pytest.approx(3 * 6 * layer / 156e12)
+
+
+def test_on_several_devices_each_has_its_share():
+    whole = matmul(64, 32, 32)
+    each = dataclasses.replace(matmul(8, 32, 32), lowered=whole.lowered, devices=8)
+    assert each.mfu(1.0, "H100") == pytest.approx(whole.mfu(1.0, "H100") / 8)
+    assert each.roofline("H100").flops == whole.roofline("H100").flops / 8
+    assert each.roofline("H100").bytes == each.compiled.bytes_accessed
+
+
+def test_complex_products_run_at_the_rate_of_their_parts():
+    c = matmul(8, 8, 8, jnp.complex64)
+    assert c.roofline(TOY).compute_seconds == pytest.approx(8 * 8**3 / 100)
+
+
+def test_the_table_has_sources_and_no_addresses():
+    assert len({device.name for device in DEVICES}) == len(DEVICES) == 13
+    for device in DEVICES:
+        assert any(year in device.source for year in map(str, range(2018, 2027)))
+        assert "://" not in device.source
+        ridge = device.peak["f32"] / device.bytes_per_second
+        assert 10 < ridge < 1000  # a slip in a power of ten
+        assert device.memory > 1e10
+        for narrow in ("f16", "bf16"):
+            assert device.peak.get(narrow, math.inf) >= device.peak["f32"]
+        if device.vector:
+            assert device.vector <= device.peak["f32"]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("h100", "H100 SXM"),
+        ("NVIDIA H100", "H100 SXM"),
+        ("cuda:h200", "H200"),
+        ("a100-80gb", "A100 80 GB"),
+        ("Tesla T4", "T4"),
+        ("v5e", "TPU v5e"),
+        ("TPU-V6E", "TPU v6e"),
+    ],
+)
+def test_names_are_read_kindly(name, found):
+    assert find_device(name).name == found
+
+
+def test_measured_ceilings_make_a_device():
+    here = measure_device("float32", "bfloat16", n=64)
+    assert set(here.peak) == {"f32", "bf16"}
+    assert here.source.startswith("measured")
+    best = matmul(64, 64, 64, jnp.float32).roofline(here)
+    assert best.bound in ("compute", "memory")
+    assert best.seconds > 0
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda c: c.roofline("H1000"), ValueError, "Did you mean 'H100 SXM'?"),
+        (lambda c: c.roofline("abacus"), ValueError, "pass a Device for any other"),
+        (lambda c: c.roofline(7), TypeError, "a name or a Device, got int"),
+        (lambda c: c.roofline("TPU v4"), ValueError, "no known rate for products of f16"),
+        (lambda c: c.mfu(0, "H100"), ValueError, "must be a positive number, got 0"),
+        (lambda c: c.mfu(-1.0, "H100"), ValueError, "got -1.0"),
+        (lambda c: c.mfu(math.nan, "H100"), ValueError, "got nan"),
+        (lambda c: c.plot("H10O"), ValueError, "find_device"),
+        (lambda c: c.plot(depth=0), ValueError, "depth must be at least 1"),
+        (lambda _: measure_device(n=0), ValueError, "n must be a whole number"),
+        (lambda _: measure_device("int8", n=8), ValueError, "must be floating, got int8"),
+        (lambda _: dataclasses.replace(TOY, bytes_per_second=0), ValueError, "a second, got 0"),
+    ],
+)
+def test_bad_calls_get_one_sentence(call, error, message):
+    with pytest.raises(error, match=message.replace("?", r"\?")) as raised:
+        call(matmul(4, 4, 4))
+    assert "\n" not in str(raised.value)
+
+
+def in_scopes(x):
+    with jax.named_scope("block"):
+        with jax.named_scope("attention"):
+            x = x @ x
+        with jax.named_scope("mlp"):
+            x = x @ x @ x
+    with jax.named_scope("head"):
+        return x @ x
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_icicle_is_as_wide_as_the_flops():
+    c = cost(in_scopes, spec(64, 64, dtype=jnp.float32))
+    (axes,) = c.plot().axes
+    boxes = [(bar.get_y(), bar.get_x(), bar.get_width()) for bar in axes.patches]
+    level = lambda row: [side for y, *box in boxes if int(y) == row for side in box]
+    assert level(0) == [0, 1]
+    assert level(1) == pytest.approx([0, 0.75, 0.75, 0.25])  # block, head
+    assert level(2) == pytest.approx([0, 0.5, 0.5, 0.25])  # mlp, attention
+    assert texts(axes)[1:] == ["block 75%", "head 25%", "mlp 50%", "attention 25%"]
+    assert len(c.plot(depth=1).axes[0].patches) == 3
+
+
+def test_roofline_picture_has_every_program_under_the_roof(tmp_path):
+    costs = [matmul(n, n, n) for n in (128, 887, 4096)]
+    figure = costs[0].plot("H100", others=costs[1:])
+    roof, _ = figure.axes
+    points = [line for line in roof.lines if line.get_marker() == "o"]
+    for c, point in zip(costs, points, strict=True):
+        best = c.roofline("H100")
+        assert point.get_xdata() == pytest.approx([best.intensity])
+        assert point.get_ydata() == pytest.approx([best.attainable / 1e12])
+    assert texts(roof) == ["989.4 TFLOP/s from 295 FLOP per byte on"]
+    assert "matmul: memory, 14% of peak" in roof.get_legend().texts[0].get_text()
+    figure.savefig(tmp_path / "roofline.png")
+    assert (tmp_path / "roofline.png").stat().st_size > 5000
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_what_cannot_be_drawn_says_so(monkeypatch):
+    moves = cost(lambda x: x.T, spec(8, 4, dtype=jnp.float32))
+    with pytest.raises(ValueError, match="no place on logarithmic axes"):
+        moves.plot("H100")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        moves.plot()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match="pip install matplotlib"):
+        matmul(4, 4, 4).plot()
