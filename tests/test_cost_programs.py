@@ -864,3 +864,9 @@ def test_torch_counts_alike(name):
     with FlopCounterMode(display=False) as counter:
         runs[name]()
     assert counter.get_total_flops() == PROGRAMS[name].total
+
+
+def test_functions_jitted_by_flax_are_priced_too():
+    model = nnx.Linear(7, 3, rngs=nnx.Rngs(0))
+    jitted = nnx.jit(lambda model, x: model(x))
+    assert cost(jitted, model, spec(5, 7)).matmul_flops == 2 * 5 * 7 * 3

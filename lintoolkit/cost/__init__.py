@@ -2,7 +2,8 @@
 
 `program` gets the two stages of a program out of JAX and `hlo` reads their bytes. `walk`
 multiplies each instruction by how often it runs (`trips` has the loops), with what `price`
-(`linalg` for library calls) and `traffic` say of one run. `names` reads JAX's op names,
+(`products` for dots and convolutions, `linalg` for library calls, `kernels` for Pallas) and
+`traffic` say of one run. `names` reads JAX's op names,
 `report` sums up, `tables` writes it down, `explain` says what compiling changed.
 """
 

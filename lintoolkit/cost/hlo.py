@@ -9,9 +9,8 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 # Element types: code in the file -> (name, bits).
@@ -287,15 +286,17 @@ def _read_instruction(raw: dict[int, list[Any]]) -> Instruction:
         id=_integer(raw, 35),
         name=_text(raw, 1),
         opcode=_text(raw, 2),
-        shape=_read_shape(_fields(raw[3][-1])),
+        shape=_read_shape(bytes(raw[3][-1])),
         op_name=_text(metadata, 2),
         frame=_integer(metadata, 15),
     )
 
 
-def _read_shape(fields: dict[int, list[Any]]) -> Shape:
+@lru_cache(maxsize=4096)
+def _read_shape(data: bytes) -> Shape:
+    fields = _fields(data)
     name, bits = _DTYPES.get(fields.get(2, [0])[-1], ("unknown", 0))
-    parts = tuple(_read_shape(_fields(body)) for body in fields.get(4, ()))
+    parts = tuple(_read_shape(bytes(body)) for body in fields.get(4, ()))
     dims = tuple(_integers(fields.get(3, ())))
     if min(dims, default=0) < 0:
         raise IndexError(f"a shape with sides {dims}")
@@ -352,22 +353,22 @@ def _outside_frameworks(
 def _fields(data: Any) -> dict[int, list[Any]]:
     """Field number -> its values in order: ints (unsigned) or memoryviews."""
     found: dict[int, list[Any]] = {}
-    for key, value in _scan(memoryview(data)):
-        found.setdefault(key, []).append(value)
-    return found
-
-
-def _scan(view: memoryview) -> Iterator[tuple[int, Any]]:
     value: Any
+    view = memoryview(data)
     at, end = 0, len(view)
     while at < end:
-        tag, at = _varint(view, at)
+        tag = view[at]  # most numbers are one byte
+        at += 1
+        if tag > 127:
+            tag, at = _varint(view, at - 1)
         kind = tag & 7
-        if kind == 0:
-            value, at = _varint(view, at)
-        elif kind == 2:
-            size, at = _varint(view, at)
-            value, at = view[at : at + size], at + size
+        if kind in (0, 2):
+            value = view[at]
+            at += 1
+            if value > 127:
+                value, at = _varint(view, at - 1)
+            if kind == 2:
+                value, at = view[at : at + value], at + value
         elif kind in (1, 5):
             size = 8 if kind == 1 else 4
             value, at = view[at : at + size], at + size
@@ -375,7 +376,12 @@ def _scan(view: memoryview) -> Iterator[tuple[int, Any]]:
             raise IndexError(f"wire type {kind} at byte {at}")
         if at > end:
             raise IndexError(f"field {tag >> 3} runs past the end")
-        yield tag >> 3, value
+        key = tag >> 3
+        if key in found:
+            found[key].append(value)
+        else:
+            found[key] = [value]
+    return found
 
 
 def _varint(view: memoryview, at: int) -> tuple[int, int]:

@@ -197,8 +197,10 @@ def _origin(
     i: Instruction, passed: dict[Instruction, Instruction]
 ) -> tuple[list[Instruction], Instruction]:
     """The sums on the way back from an instruction, and what feeds the first of them."""
-    sums = []
-    while True:
+    sums: list[Instruction] = []
+    seen: set[Instruction] = set()
+    while i not in seen:
+        seen.add(i)
         if i.opcode in _SUMS and i.operands:
             sums.append(i)
             i = i.operands[0]
@@ -209,4 +211,5 @@ def _origin(
         elif i in passed:
             i = passed[i]
         else:
-            return sums, i
+            break
+    return sums, i

@@ -6,14 +6,15 @@ compiled one with a fallback.
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import jax
 
 from lintoolkit.cost.hlo import read_module
+from lintoolkit.cost.kernels import pallas_kernels
 from lintoolkit.cost.report import Cost, Memory, View, view
-from lintoolkit.cost.walk import Loop, Rule, WhileTrips, count_module, names_scope
+from lintoolkit.cost.walk import Kernels, Loop, Rule, WhileTrips, count_module, names_scope
 
 
 def cost(
@@ -93,7 +94,7 @@ def cost(
     jitted = fn if hasattr(fn, "lower") else jax.jit(fn)
     name = getattr(fn, "__name__", type(fn).__name__)
     if target is None:
-        stages = _stages(jitted.lower(*args, **kwargs))
+        stages = _stages(*_lower(jitted, args, kwargs))
     else:
         # Imported when used: that module is also a program of its own, which needs this one.
         from lintoolkit.cost.target import stages_for
@@ -103,7 +104,10 @@ def cost(
 
 
 class Stages(NamedTuple):
-    """A program's two serialised modules, where it runs, and what the runtime says of it."""
+    """A program's two serialised modules, where it runs, and what the runtime says of it.
+
+    `kernels` prices the custom kernels that the trace holds and the modules hide.
+    """
 
     lowered: bytes | None
     compiled: bytes | None
@@ -112,9 +116,23 @@ class Stages(NamedTuple):
     devices: int
     xla_flops: int | None
     memory: Memory | None
+    kernels: Kernels | None = None
 
 
-def _stages(stage: jax.stages.Lowered | jax.stages.Compiled) -> Stages:
+def _lower(
+    jitted: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[jax.stages.Lowered, Kernels | None]:
+    """Lower a jitted function, also one of a library that wraps jax's, such as flax's nnx."""
+    traced = jitted.trace(*args, **kwargs) if hasattr(jitted, "trace") else None
+    if isinstance(traced, jax.stages.Traced):
+        return traced.lower(), pallas_kernels(traced.jaxpr)
+    lowered = jitted.lower(*args, **kwargs)
+    return getattr(lowered, "lowered", lowered), None
+
+
+def _stages(
+    stage: jax.stages.Lowered | jax.stages.Compiled, kernels: Kernels | None = None
+) -> Stages:
     """Compile a program where that is still to do, for the devices it names."""
     lowered = None
     if isinstance(stage, jax.stages.Lowered):
@@ -130,15 +148,18 @@ def _stages(stage: jax.stages.Lowered | jax.stages.Compiled) -> Stages:
         devices=max(len(devices), 1),
         xla_flops=xla_flops(stage),
         memory=memory(stage),
+        kernels=kernels,
     )
 
 
 def _price(stages: Stages, name: str, while_trips: WhileTrips | None, cond: Rule) -> Cost:
+    options: Any = {"while_trips": while_trips, "cond": cond, "kernels": stages.kernels}
+
     def read(stage: str, data: bytes | None) -> View | None:
         if data is None:
             return None
         module = read_module(data)
-        return view(stage, count_module(module, while_trips=while_trips, cond=cond))
+        return view(stage, count_module(module, **options))
 
     lowered, compiled = read("lowered", stages.lowered), read("compiled", stages.compiled)
     totals = compiled or lowered

@@ -4,6 +4,9 @@ XLA's compilers need a description of the chip, not the chip. They read environm
 before JAX is imported, so compiling takes a process of its own: the parent lowers and exports
 the program for the platform, ``python -m lintoolkit.cost.target FOLDER`` compiles it and
 leaves the module in the folder, with what XLA says of its memory.
+
+The compilers come with the extras ``aot-tpu`` and ``aot-cuda``. JAX looks for their hardware
+whenever it starts; on a machine without it ``JAX_PLATFORMS=cpu`` keeps it from complaining.
 """
 
 import dataclasses
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.export
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
@@ -61,6 +65,10 @@ GPUS = {
     "h200": Gpu(
         "NVIDIA H200", (9, 0), 132, 128, 228 << 10, 1.98, 4_800_000_000_000,
         50 << 20, 151_397_597_184,
+    ),
+    "b200": Gpu(
+        "NVIDIA B200", (10, 0), 148, 128, 228 << 10, 1.965, 7_672_000_000_000,
+        132_644_864, 191_514_411_008,
     ),
 }  # fmt: skip
 # The rest of the description, alike on all of them.
@@ -155,7 +163,8 @@ def stages_for(
         request = {**target._asdict(), "donated": donated}
         (folder / "request.json").write_text(json.dumps(request))
         reply = _ask(folder, exported.nr_devices)
-        compiled = b"" if "error" in reply else (folder / "module").read_bytes()
+        found = folder / "module"
+        compiled = found.read_bytes() if found.exists() else None
     held = Memory(*reply["memory"]) if reply.get("memory") else None
     if sizes := _too_big(target, held, reply.get("error", "")):
         needed, available = sizes
@@ -351,7 +360,8 @@ def main(folder: Path) -> None:
         )
         compiled = _compile(exported, devices, request["donated"])
         module, read_from = compiled_bytes(compiled)
-        (folder / "module").write_bytes(module or b"")
+        if module is not None:
+            (folder / "module").write_bytes(module)
         reply = {
             "read_from": read_from,
             "memory": memory(compiled),

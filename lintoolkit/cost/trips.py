@@ -111,6 +111,8 @@ class Scope:
                 return wrap(same, i.shape)
             narrows = i.shape.bits < i.operands[0].shape.bits
             return None if narrows and isinstance(same, Counter) else same
+        if i.opcode == "bitcast-convert" and i.shape.bits == i.operands[0].shape.bits:
+            return wrap(values[0], i.shape) if isinstance(values[0], int) else None
         return _arithmetic(i, values) if values else None
 
 

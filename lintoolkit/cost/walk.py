@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lintoolkit.cost.hlo import Computation, Instruction, Module
 from lintoolkit.cost.names import scope_of
-from lintoolkit.cost.price import Work, price, price_macs
+from lintoolkit.cost.price import Price, Work, price, price_macs
 from lintoolkit.cost.products import rewritten_products
 from lintoolkit.cost.traffic import bytes_accessed
 from lintoolkit.cost.trips import Kind, Scope, count_trips, invariants
@@ -82,14 +82,16 @@ class Collective:
 
 WhileTrips = int | Mapping[str, int] | Callable[[Loop], int | None]
 Rule = Literal["max", "mean", "sum"]
+Kernels = Callable[[Instruction], Price | None]
 # What goes wrong in reading a damaged module.
 _MALFORMED = (
     ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
 # Instructions that may be walked when all calls are written out.
 MAX_INSTRUCTIONS = 5_000_000
-# Trips times operations that may be walked one trip at a time.
+# Trips times operations that may be walked one trip at a time, in one loop and in all.
 MAX_WALK = 100_000
+MAX_WALKS = 1_000_000
 _COLLECTIVES = (
     "all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-", "ragged-all",
 )  # fmt: skip
@@ -136,7 +138,11 @@ class Tally:
 
 
 def count_module(
-    module: Module, *, while_trips: WhileTrips | None = None, cond: Rule = "max"
+    module: Module,
+    *,
+    while_trips: WhileTrips | None = None,
+    cond: Rule = "max",
+    kernels: Kernels | None = None,
 ) -> Tally:
     """Price every instruction of a module, loops multiplied out.
 
@@ -144,6 +150,8 @@ def count_module(
         module: The program.
         while_trips: Trips of loops whose number the program does not fix.
         cond: Which branch of a conditional counts, where the program does not fix it.
+        kernels: Price of one run of a custom kernel, None where that is not known; see
+            `lintoolkit.cost.kernels`.
 
     Returns:
         Its operations, loops, conditionals, collectives, and what could not be counted.
@@ -162,14 +170,23 @@ def count_module(
         )
     names = (i.op_name.partition("/")[0] for i in module.entry.instructions if i.op_name)
     base = next((name for name in names if name.startswith(("jit(", "pmap("))), "")
-    walk = _Walk(module, base, rewritten_products(module), while_trips, cond, Tally())
+    walk = _Walk(
+        module=module,
+        base=base,
+        rewritten=rewritten_products(module),
+        while_trips=while_trips,
+        cond=cond,
+        tally=Tally(),
+        kernels=kernels,
+        budget=[MAX_WALKS],
+    )
     walk.computation(module.entry, Scope(module.entry), 1, "", fused=False)
     return walk.tally
 
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """One walk: the module, how its full names begin, products in disguise, what users say."""
+    """One walk: what is walked, what users say, the findings, how much may still be walked."""
 
     module: Module
     base: str
@@ -177,6 +194,8 @@ class _Walk:
     while_trips: WhileTrips | None
     cond: Rule
     tally: Tally
+    kernels: Kernels | None
+    budget: list[int]
 
     def apart(self) -> "_Walk":
         """The same walk with findings of its own."""
@@ -266,7 +285,9 @@ class _Walk:
         for trip in range(trips):
             once = self.apart()
             once.computation(body, Scope(body, (state,)), times, name, fused=fused)
-            if not once.tally.sure or trips * len(once.tally.ops) > MAX_WALK:
+            self.budget[0] -= len(once.tally.ops) + 1
+            too_long = trips * len(once.tally.ops) > MAX_WALK or self.budget[0] < 0
+            if too_long or not once.tally.sure:
                 return None
             together.tally.add(once.tally)
             if trip + 1 < trips:
@@ -311,6 +332,8 @@ class _Walk:
             category, work, estimate = price_macs(i, macs)
         else:
             category, work, estimate = price(i)
+        if category == "uncounted" and self.kernels and (known := self.kernels(i)):
+            category, work, estimate = known
         what = f"custom-call {i.target}" if i.opcode == "custom-call" else i.opcode
         if category == "uncounted":
             self.tally.uncounted[what] += times
