@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.experimental import pallas as pl
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from lintoolkit import attention
@@ -159,6 +160,29 @@ def test_factorisations_are_priced_on_absent_hardware(name, hardware):
         assert c.linalg_flops == pytest.approx(by_hand, abs=2)
     else:  # blocks, and products between them
         assert c.linalg_flops < by_hand < c.linalg_flops + c.matmul_flops
+
+
+@pytest.mark.parametrize("hardware", absent(TPU))
+def test_a_pallas_kernel_is_priced_on_the_tpu_that_compiles_it(hardware):
+    def kernel(x, y, out):
+        out[...] = x[...] @ y[...]
+
+    def blocked(x, y):
+        return pl.pallas_call(
+            kernel,
+            grid=(4, 2),
+            in_specs=[
+                pl.BlockSpec((128, 384), lambda i, _: (i, 0)),
+                pl.BlockSpec((384, 128), lambda _, j: (0, j)),
+            ],
+            out_specs=pl.BlockSpec((128, 128), lambda i, j: (i, j)),
+            out_shape=spec(512, 256),
+        )(x, y)
+
+    with jax.enable_x64(False):  # the kernel compiler has no 64-bit indices
+        c = cost(blocked, spec(512, 384), spec(384, 256), target=hardware)
+    assert c.lowered.matmul_flops == c.compiled.matmul_flops == 2 * 512 * 384 * 256
+    assert c.exact
 
 
 @pytest.mark.parametrize("hardware", absent(TPU, GPU))

@@ -29,8 +29,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from lintoolkit.cost.hlo import Module, read_module
+from lintoolkit.cost.kernels import pallas_kernels
 from lintoolkit.cost.program import Stages, compiled_bytes, lowered_bytes, memory, xla_flops
 from lintoolkit.cost.report import Memory
+from lintoolkit.cost.walk import Kernels
 
 # Generations of TPU, each with its smallest topology.
 TPUS = {
@@ -156,7 +158,7 @@ def stages_for(
     """
     target = parse_target(text)
     _need(target)
-    module, exported, donated = _lower(jitted, name, target, args, kwargs)
+    module, exported, donated, kernels = _lower(jitted, name, target, args, kwargs)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "program").write_bytes(exported.serialize())
@@ -184,16 +186,18 @@ def stages_for(
         devices=exported.nr_devices,
         xla_flops=reply["xla_flops"],
         memory=held,
+        kernels=kernels,
     )
 
 
 def _lower(
     jitted: Any, name: str, target: Target, args: Sequence[Any], kwargs: dict[str, Any]
-) -> tuple[bytes, jax.export.Exported, list[int]]:
-    """The lowered module, the exported program and which of its arguments are donated."""
+) -> tuple[bytes, jax.export.Exported, list[int], Kernels]:
+    """The lowered module, the exported program, which arguments are donated, the kernels."""
     platforms = (target.platform,)
     try:
-        lowered = jitted.trace(*args, **kwargs).lower(lowering_platforms=platforms)
+        traced = jitted.trace(*args, **kwargs)
+        lowered = traced.lower(lowering_platforms=platforms)
         module = lowered_bytes(lowered)
         # Export vouches for the stability of some library calls only; nothing is kept here.
         calls = _calls(module)
@@ -215,7 +219,8 @@ def _lower(
     # Flat, so that the other process need not know the program's own pytrees.
     flat = jax.tree.structure((tuple(exported.in_avals), {}))
     results = jax.tree.structure(tuple(exported.out_avals))
-    return module, dataclasses.replace(exported, in_tree=flat, out_tree=results), donated
+    exported = dataclasses.replace(exported, in_tree=flat, out_tree=results)
+    return module, exported, donated, pallas_kernels(traced.jaxpr)
 
 
 def _ask(folder: Path, devices: int) -> dict[str, Any]:
