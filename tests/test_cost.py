@@ -551,6 +551,32 @@ def test_what_cannot_be_priced_is_refused_in_one_sentence():
         cost(lowered, spec(3))
 
 
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ((spec(3), spec(4)), "got \\(3,\\) and \\(4,\\)"),
+        (("text", spec(3)), "type <class .str.>"),
+        ((spec(3),), "missing"),
+    ],
+)
+def test_arguments_that_do_not_trace_are_refused_in_one_sentence(args, said):
+    with pytest.raises((TypeError, ValueError), match=f"cost: dot does not trace.*{said}"):
+        cost(jnp.dot, *args)
+
+
+def test_boolean_results_count_under_the_numbers_compared():
+    c = cost(lambda x: (jnp.where(x > 0, x, 0), x.argmax()), spec(63))
+    assert set(c.by_dtype()) <= {"f32", "(compiler)"}
+
+
+def test_a_scatter_touches_its_rows_not_the_array():
+    rows = lambda x, i, u: x.at[i].add(u)
+    c = cost(rows, spec(1000, 8), spec(5, dtype=jnp.int32), spec(5, 8))
+    # One copy of the array, which is not donated, is read and written.
+    assert c.bytes_accessed < 2 * 4 * 8 * 1000 + 40 * 4 * 8 * 5
+
+
 MODULE = program.lowered_bytes(jax.jit(tanh_layers).lower(spec(3, 4, 4), spec(2, 4)))
 
 

@@ -30,7 +30,17 @@ args = (
 )
 sharded = cost(layer, *args)
 alone = cost(layer, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in args))
+def body(x, w):
+    return jax.lax.psum(x @ w, "model")
+
+mapped = jax.shard_map(
+    body, mesh=mesh, in_specs=(P("data", "model"), P("model", None)), out_specs=P("data", None)
+)
+sides = ((64, 32), (32, 16))
+local = cost(mapped, *(jax.ShapeDtypeStruct(side, jnp.float32) for side in sides))
+
 print(json.dumps({
+    "mapped": [local.lowered.matmul_flops, local.matmul_flops],
     "devices": sharded.devices,
     "each": sharded.matmul_flops,
     "all": sharded.global_flops,
@@ -71,3 +81,8 @@ def test_collectives_have_bytes_groups_and_runs(priced):
     # One sum over the model axis for each trip, of this device's rows.
     assert ["all-reduce", 4 * 16 * 32, 2, 5] in priced["collectives"]
     assert "all-reduce at top level: 2,048 bytes among 2, 5 x" in priced["table"]
+
+
+def test_the_body_of_a_shard_map_counts_once_a_device(priced):
+    whole = 2 * 64 * 32 * 16
+    assert priced["mapped"] == [whole, whole // 8]

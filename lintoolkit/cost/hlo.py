@@ -132,6 +132,11 @@ class Instruction:
         return value if isinstance(value, dict) else {}
 
     @cached_property
+    def attributes(self) -> dict[str, str]:
+        """What the frontend noted about the instruction."""
+        return _read_attributes(self.raw, 68)
+
+    @cached_property
     def window(self) -> tuple[WindowDimension, ...]:
         """The window of a convolution or windowed reduction."""
         sides = []
@@ -224,12 +229,13 @@ class Computation:
 
 @dataclass(eq=False)
 class Module:
-    """A whole program: its entry computation and where each instruction came from."""
+    """A whole program: its entry computation, its sources, the axes of its device meshes."""
 
     name: str
     entry: Computation
     computations: dict[int, Computation]
     frames: list[tuple[str, str, int]]
+    axes: dict[str, int]
 
 
 def read_module(data: bytes) -> Module:
@@ -253,7 +259,9 @@ def read_module(data: bytes) -> Module:
             computations[computation.id] = computation
         entry = computations[_integer(top, 6)]
         name = _text(top, 1)
-        return Module(name, entry, computations, _read_frames(top))
+        meshes = _read_attributes(top, 19).get("xla.sdy.meshes", "")
+        axes = {axis: int(side) for axis, side in re.findall(r'"([^"]+)"=(\d+)', meshes)}
+        return Module(name, entry, computations, _read_frames(top), axes)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(
             f"read_module: data must be a serialised HloModuleProto, got {len(data)} bytes "
@@ -290,6 +298,11 @@ def _read_instruction(raw: dict[int, list[Any]]) -> Instruction:
         op_name=_text(metadata, 2),
         frame=_integer(metadata, 15),
     )
+
+
+def _read_attributes(fields: dict[int, list[Any]], key: int) -> dict[str, str]:
+    """The frontend's attributes, a map of texts."""
+    return {_text(pair, 1): _text(pair, 2) for pair in _messages(fields.get(key, ()), 1)}
 
 
 @lru_cache(maxsize=4096)

@@ -94,7 +94,7 @@ def cost(
     jitted = fn if hasattr(fn, "lower") else jax.jit(fn)
     name = getattr(fn, "__name__", type(fn).__name__)
     if target is None:
-        stages = _stages(*_lower(jitted, args, kwargs))
+        stages = _stages(*_lower(jitted, name, args, kwargs))
     else:
         # Imported when used: that module is also a program of its own, which needs this one.
         from lintoolkit.cost.target import stages_for
@@ -120,14 +120,22 @@ class Stages(NamedTuple):
 
 
 def _lower(
-    jitted: Any, args: Sequence[Any], kwargs: dict[str, Any]
+    jitted: Any, name: str, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[jax.stages.Lowered, Kernels | None]:
     """Lower a jitted function, also one of a library that wraps jax's, such as flax's nnx."""
-    traced = jitted.trace(*args, **kwargs) if hasattr(jitted, "trace") else None
-    if isinstance(traced, jax.stages.Traced):
-        return traced.lower(), pallas_kernels(traced.jaxpr)
-    lowered = jitted.lower(*args, **kwargs)
-    return getattr(lowered, "lowered", lowered), None
+    try:
+        traced = jitted.trace(*args, **kwargs) if hasattr(jitted, "trace") else None
+        if isinstance(traced, jax.stages.Traced):
+            return traced.lower(), pallas_kernels(traced.jaxpr)
+        lowered = jitted.lower(*args, **kwargs)
+        return getattr(lowered, "lowered", lowered), None
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        said = str(error).partition("\n")[0].rstrip(". ")
+        raise kind(
+            f"cost: {name} does not trace with these arguments: {said}. Pass what it is called "
+            "with: arrays, or jax.ShapeDtypeStructs in their place."
+        ) from error
 
 
 def _stages(

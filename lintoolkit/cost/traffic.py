@@ -60,6 +60,8 @@ def _bytes_read(value: Instruction, users: dict[int, list[tuple[Instruction, int
             total += user.shape.bytes
         elif user.opcode == "dynamic-update-slice" and place == 0:
             continue  # updated in place
+        elif user.opcode == "scatter" and place < len(user.operands) // 2:
+            total += user.operands[len(user.operands) // 2 + 1 + place].shape.bytes
         elif user.opcode == "bitcast":
             total += _bytes_read(user, users)
         else:
@@ -72,4 +74,6 @@ def _bytes_written(root: Instruction) -> int:
         root = root.operands[0]
     if root.opcode == "dynamic-update-slice":
         return root.operands[1].shape.bytes
+    if root.opcode == "scatter":
+        return sum(part.shape.bytes for part in root.operands[len(root.operands) // 2 + 1 :])
     return root.shape.bytes

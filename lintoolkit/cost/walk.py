@@ -1,5 +1,7 @@
 """Walk a program and multiply every instruction by how often it runs."""
 
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -231,12 +233,25 @@ class _Walk:
             self.conditional(i, scope, times, name, fused=fused)
         elif i.opcode in ("call", "async-start") and i.called:
             inner = scope.inside(i, i.called[0])
-            self.computation(i.called[0], inner, times, name, fused=fused)
+            runs = times * self.shards(i)
+            self.computation(i.called[0], inner, runs, name, fused=fused)
         else:
             if i.opcode == "fusion":
                 inner = scope.inside(i, i.called[0])
                 self.computation(i.called[0], inner, times, name, fused=True)
             self.instruction(i, times, name, fused=fused)
+
+    def shards(self, call: Instruction) -> int:
+        """How many devices run the body of a `shard_map`, whose shapes are one device's."""
+        if not call.called[0].name.startswith("xla.sdy.manual_computation_body"):
+            return 1
+        for operand in call.operands:
+            source = operand.operands[0] if operand.opcode == "get-tuple-element" else operand
+            axes = source.attributes.get("xla.sdy.manual_axes", "")
+            if axes:
+                named = re.findall(r'"([^"]+)"', axes)
+                return math.prod(self.module.axes.get(axis, 1) for axis in named)
+        return 1
 
     def loop(self, i: Instruction, scope: Scope, times: int, name: str, *, fused: bool) -> None:
         """Add a `while`: its body `trips` times, its condition once more."""
@@ -345,7 +360,7 @@ class _Walk:
                 name=name,
                 opcode=i.opcode,
                 category=category,
-                dtype=i.operands[0].shape.dtype if category == "product" else i.shape.dtype,
+                dtype=_dtype(i, category),
                 source=self.module.frames[i.frame if i.frame < len(self.module.frames) else 0],
                 times=times,
                 work=work.times(times),
@@ -354,6 +369,14 @@ class _Walk:
             self.tally.ops.append(op)
         if i.opcode.startswith(_COLLECTIVES) and not i.opcode.endswith("-done"):
             self.tally.collectives.append(_collective(i, times, name))
+
+
+def _dtype(i: Instruction, category: str) -> str:
+    """The element type that the work is done in: of the operands where they are numbers."""
+    numbers = [operand.shape.dtype for operand in i.operands if operand.shape.is_float]
+    if category == "product" or i.shape.dtype in ("pred", "tuple"):
+        return numbers[0] if numbers else i.operands[0].shape.dtype if i.operands else "tuple"
+    return i.shape.dtype
 
 
 def names_scope(key: str, scope: str) -> bool:
