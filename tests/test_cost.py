@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lintoolkit import attention, layers
-from lintoolkit.cost import cost, program
+from lintoolkit.cost import cost, stages
 from lintoolkit.cost.hlo import WindowDimension, read_module
 from lintoolkit.cost.names import scope_of
 from lintoolkit.cost.price import in_bounds_taps
@@ -534,7 +534,7 @@ def test_text_is_read_where_the_runtime_hides_the_module(monkeypatch):
     assert from_text.flops == direct.flops
     assert from_text.bytes_accessed == direct.bytes_accessed
 
-    monkeypatch.setattr(program, "compiled_bytes", lambda _: (None, "lowered only"))
+    monkeypatch.setattr(stages, "compiled_bytes", lambda _: (None, "lowered only"))
     as_written = cost(tanh_layers, spec(12, 32, 32), spec(8, 32))
     assert as_written.stage == as_written.compiled.stage == "lowered"
     assert as_written.flops == direct.flops
@@ -577,7 +577,7 @@ def test_a_scatter_touches_its_rows_not_the_array():
     assert c.bytes_accessed < 2 * 4 * 8 * 1000 + 40 * 4 * 8 * 5
 
 
-MODULE = program.lowered_bytes(jax.jit(tanh_layers).lower(spec(3, 4, 4), spec(2, 4)))
+MODULE = stages.lowered_bytes(jax.jit(tanh_layers).lower(spec(3, 4, 4), spec(2, 4)))
 
 
 @settings(max_examples=150, deadline=None)

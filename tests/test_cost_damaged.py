@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from wire import Builder, message, shape
 
-from lintoolkit.cost import program
+from lintoolkit.cost import stages
 from lintoolkit.cost.hlo import WindowDimension, read_module
 from lintoolkit.cost.products import in_bounds_taps
 from lintoolkit.cost.walk import count_module
@@ -32,7 +32,7 @@ def everything(x, w):
 @pytest.fixture(scope="module")
 def modules():
     lowered = jax.jit(everything).lower(*2 * [jax.ShapeDtypeStruct((6, 6), jnp.float32)])
-    return program.lowered_bytes(lowered), program.compiled_bytes(lowered.compile())[0]
+    return stages.lowered_bytes(lowered), stages.compiled_bytes(lowered.compile())[0]
 
 
 def damaged(module, draw):

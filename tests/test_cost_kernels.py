@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import pallas as pl
 
-from lintoolkit.cost import cost, program
+from lintoolkit.cost import cost, stages
 from lintoolkit.cost.hlo import read_module
 from lintoolkit.cost.kernels import pallas_kernels
 from lintoolkit.cost.walk import count_module
@@ -64,7 +64,7 @@ def test_an_interpreted_kernel_is_an_ordinary_program():
 @pytest.mark.usefixtures("thirty_two_bits")
 def test_a_kernel_for_tpu_is_counted_from_the_trace():
     traced = jax.jit(lambda x, y: repeated(x, y, interpret=False)).trace(*ARGS)
-    module = read_module(program.lowered_bytes(traced.lower(lowering_platforms=("tpu",))))
+    module = read_module(stages.lowered_bytes(traced.lower(lowering_platforms=("tpu",))))
     alone = count_module(module)
     assert alone.uncounted == {"custom-call tpu_custom_call": TRIPS}
     tally = count_module(module, kernels=pallas_kernels(traced.jaxpr))
@@ -76,7 +76,7 @@ def test_a_kernel_for_tpu_is_counted_from_the_trace():
 @pytest.mark.usefixtures("thirty_two_bits")
 def test_a_kernel_that_cannot_be_told_is_left_uncounted(monkeypatch):
     traced = jax.jit(lambda x, y: pallas_product(x, y, interpret=False)).trace(*ARGS)
-    module = read_module(program.lowered_bytes(traced.lower(lowering_platforms=("tpu",))))
+    module = read_module(stages.lowered_bytes(traced.lower(lowering_platforms=("tpu",))))
     another = jax.make_jaxpr(lambda x: x + 1)(1.0)
     assert count_module(module, kernels=pallas_kernels(another)).uncounted
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from wire import S8, Builder, message, shape, tuple_of
 
-from lintoolkit.cost import program
+from lintoolkit.cost import stages
 from lintoolkit.cost.hlo import read_module
 from lintoolkit.cost.walk import count_module
 
@@ -128,8 +128,8 @@ def test_sorting_is_named():
     sorts = lambda x: (jnp.sort(x), jax.lax.top_k(x, 2))
     lowered = jax.jit(sorts).lower(jax.ShapeDtypeStruct((8,), jnp.float32))
     for data in (
-        program.lowered_bytes(lowered),
-        program.compiled_bytes(lowered.compile())[0],
+        stages.lowered_bytes(lowered),
+        stages.compiled_bytes(lowered.compile())[0],
     ):
         names = {
             name.lower().removeprefix("custom-call ")

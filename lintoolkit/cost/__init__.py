@@ -1,10 +1,11 @@
 """Price any JAX program from what XLA compiled: `cost(f, *args)`.
 
-`program` gets the two stages of a program out of JAX and `hlo` reads their bytes. `walk`
-multiplies each instruction by how often it runs (`trips` has the loops), with what `price`
-(`products` for dots and convolutions, `linalg` for library calls, `kernels` for Pallas) and
-`traffic` say of one run. `names` reads JAX's op names,
-`report` sums up, `tables` writes it down, `explain` says what compiling changed.
+`program` has `cost`. `stages` gets the two stages of a program out of JAX (`target` has them
+compiled for hardware that is not there) and `hlo` reads their bytes. `walk` multiplies each
+instruction by how often it runs (`trips` has the loops), with what `price` (`products` for
+dots and convolutions, `linalg` for library calls, `kernels` for Pallas) and `traffic` say of
+one run; `names` reads JAX's op names. `report` sums up, `tables` writes it down, `explain` says
+what compiling changed, `roofline` what bounds it, `plot` draws it.
 """
 
 from lintoolkit.cost.explain import Comparison, compare

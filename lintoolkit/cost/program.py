@@ -1,19 +1,15 @@
-"""From a JAX function to the two programs that XLA keeps of it.
-
-JAX promises none of the accessors that give the serialised program, so they are all here, the
-compiled one with a fallback.
-"""
+"""`cost`: from a JAX function to what its two programs cost."""
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import jax
 
 from lintoolkit.cost.hlo import read_module
 from lintoolkit.cost.kernels import pallas_kernels
-from lintoolkit.cost.report import Cost, Memory, View, view
+from lintoolkit.cost.report import Cost, View, view
+from lintoolkit.cost.stages import Stages, compile_stages
 from lintoolkit.cost.walk import Kernels, Loop, Rule, WhileTrips, count_module, names_scope
 
 
@@ -85,7 +81,7 @@ def cost(
                 f"cost: a {type(fn).__name__} program is already made for its platform, got "
                 f"target {target!r} too. Pass the function and its arguments."
             )
-        return _price(_stages(fn), "program", while_trips, cond)
+        return _price(compile_stages(fn), "program", while_trips, cond)
     if not callable(fn):
         raise TypeError(
             f"cost: fn must be a function or a lowered or compiled program, got "
@@ -94,29 +90,13 @@ def cost(
     jitted = fn if hasattr(fn, "lower") else jax.jit(fn)
     name = getattr(fn, "__name__", type(fn).__name__)
     if target is None:
-        stages = _stages(*_lower(jitted, name, args, kwargs))
+        stages = compile_stages(*_lower(jitted, name, args, kwargs))
     else:
-        # Imported when used: that module is also a program of its own, which needs this one.
+        # Imported when used: that module is also run as a program of its own.
         from lintoolkit.cost.target import stages_for
 
         stages = stages_for(target, jitted, name, args, kwargs)
     return _price(stages, name, while_trips, cond)
-
-
-class Stages(NamedTuple):
-    """A program's two serialised modules, where it runs, and what the runtime says of it.
-
-    `kernels` prices the custom kernels that the trace holds and the modules hide.
-    """
-
-    lowered: bytes | None
-    compiled: bytes | None
-    read_from: str
-    platform: str
-    devices: int
-    xla_flops: int | None
-    memory: Memory | None
-    kernels: Kernels | None = None
 
 
 def _lower(
@@ -136,28 +116,6 @@ def _lower(
             f"cost: {name} does not trace with these arguments: {said}. Pass what it is called "
             "with: arrays, or jax.ShapeDtypeStructs in their place."
         ) from error
-
-
-def _stages(
-    stage: jax.stages.Lowered | jax.stages.Compiled, kernels: Kernels | None = None
-) -> Stages:
-    """Compile a program where that is still to do, for the devices it names."""
-    lowered = None
-    if isinstance(stage, jax.stages.Lowered):
-        lowered = lowered_bytes(stage)
-        stage = stage.compile()
-    compiled, read_from = compiled_bytes(stage)
-    devices = _devices(stage)
-    return Stages(
-        lowered=lowered,
-        compiled=compiled,
-        read_from=read_from,
-        platform=devices[0].platform if devices else jax.default_backend(),
-        devices=max(len(devices), 1),
-        xla_flops=xla_flops(stage),
-        memory=memory(stage),
-        kernels=kernels,
-    )
 
 
 def _price(stages: Stages, name: str, while_trips: WhileTrips | None, cond: Rule) -> Cost:
@@ -199,60 +157,3 @@ def _check_scopes(while_trips: WhileTrips | None, loops: tuple[Loop, ...]) -> No
                 f"cost: while_trips names scope {key!r}, which holds no loop; the loops are in "
                 f"{sorted(scopes)} ('' is the top level)."
             )
-
-
-def lowered_bytes(lowered: jax.stages.Lowered) -> bytes:
-    """The serialised HLO module before optimisation."""
-    module: Any = lowered.compiler_ir("hlo")
-    return module.as_serialized_hlo_module_proto()
-
-
-def compiled_bytes(compiled: jax.stages.Compiled) -> tuple[bytes | None, str]:
-    """The serialised HLO module after optimisation, and which accessor gave it.
-
-    Args:
-        compiled: A compiled program.
-
-    Returns:
-        The bytes, or None where the runtime shows neither the module nor its text.
-    """
-    try:
-        executable: Any = compiled.runtime_executable()
-        return executable.hlo_modules()[0].as_serialized_hlo_module_proto(), "hlo_modules"
-    except (AttributeError, IndexError, NotImplementedError, jax.errors.JaxRuntimeError):
-        pass
-    try:
-        parsed = importlib.import_module("jaxlib._hlo").hlo_module_from_text(compiled.as_text())
-        return parsed.as_serialized_hlo_module_proto(), "as_text"
-    except (ImportError, AttributeError, TypeError, ValueError, jax.errors.JaxRuntimeError):
-        return None, "lowered only"
-
-
-def xla_flops(compiled: jax.stages.Compiled) -> int | None:
-    """What ``cost_analysis()`` says, or None where it says nothing."""
-    try:
-        analysis = compiled.cost_analysis()
-    except (NotImplementedError, jax.errors.JaxRuntimeError):
-        return None
-    found = analysis.get("flops") if isinstance(analysis, dict) else None
-    return None if found is None or found < 0 else round(found)
-
-
-def memory(compiled: jax.stages.Compiled) -> Memory | None:
-    """What the program holds on each device, or None where the runtime does not say."""
-    try:
-        stats: Any = compiled.memory_analysis()
-        return Memory(
-            arguments=stats.argument_size_in_bytes,
-            outputs=stats.output_size_in_bytes,
-            temps=stats.temp_size_in_bytes,
-            aliased=stats.alias_size_in_bytes,
-        )
-    except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):
-        return None
-
-
-def _devices(compiled: jax.stages.Compiled) -> list[Any]:
-    """The devices that the program runs on."""
-    shardings = jax.tree.leaves((compiled.input_shardings, compiled.output_shardings))
-    return list({device for sharding in shardings for device in sharding.device_set})

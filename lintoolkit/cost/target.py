@@ -30,8 +30,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from lintoolkit.cost.hlo import Module, read_module
 from lintoolkit.cost.kernels import pallas_kernels
-from lintoolkit.cost.program import Stages, compiled_bytes, lowered_bytes, memory, xla_flops
 from lintoolkit.cost.report import Memory
+from lintoolkit.cost.stages import Stages, compiled_bytes, lowered_bytes, memory, xla_flops
 from lintoolkit.cost.walk import Kernels
 
 # Generations of TPU, each with its smallest topology.
