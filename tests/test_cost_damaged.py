@@ -134,3 +134,11 @@ def test_a_fusion_that_is_called_twice_is_no_circle():
 def test_a_window_of_enormous_sides_is_refused():
     with pytest.raises(ValueError, match="a window of 1,099,511,627,776 places"):
         in_bounds_taps(WindowDimension(size=1 << 40), side=1 << 40, out=1 << 40)
+
+
+def test_a_number_where_a_message_should_stand_is_no_size():
+    # An instruction whose shape is the integer 2**62: bytes() of it would be that many zeros.
+    instruction = b"\x0a\x01a\x12\x01b\x18" + b"\x80" * 8 + b"\x40"
+    computation = b"\x12" + bytes([len(instruction)]) + instruction
+    with pytest.raises(ValueError, match="read_module: data must be a serialised"):
+        read_module(b"\x1a" + bytes([len(computation)]) + computation)

@@ -294,7 +294,7 @@ def _read_instruction(raw: dict[int, list[Any]]) -> Instruction:
         id=_integer(raw, 35),
         name=_text(raw, 1),
         opcode=_text(raw, 2),
-        shape=_read_shape(bytes(raw[3][-1])),
+        shape=_read_shape(raw[3][-1].tobytes()),
         op_name=_text(metadata, 2),
         frame=_integer(metadata, 15),
     )
@@ -309,7 +309,7 @@ def _read_attributes(fields: dict[int, list[Any]], key: int) -> dict[str, str]:
 def _read_shape(data: bytes) -> Shape:
     fields = _fields(data)
     name, bits = _DTYPES.get(fields.get(2, [0])[-1], ("unknown", 0))
-    parts = tuple(_read_shape(bytes(body)) for body in fields.get(4, ()))
+    parts = tuple(_read_shape(body.tobytes()) for body in fields.get(4, ()))
     dims = tuple(_integers(fields.get(3, ())))
     if min(dims, default=0) < 0:
         raise IndexError(f"a shape with sides {dims}")
