@@ -7,9 +7,6 @@ from functools import cache
 
 import numpy as np
 
-GREY = ("camera", "coins", "brick", "grass", "moon", "page")
-COLOUR = ("astronaut", "chelsea", "coffee", "china", "flower")
-
 
 @cache
 def photograph(name: str) -> np.ndarray:

@@ -75,12 +75,6 @@ class Claim:
     note: str | None = None
     plot: str | None = None
 
-    @property
-    def verdict_label(self) -> str:
-        """The verdict in words, for people."""
-        label = VERDICTS[self.verdict]
-        return f"{label} ({self.severity})" if self.severity else label
-
 
 @cache
 def claims() -> dict[str, Claim]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from lintoolkit.cost import tables
-from lintoolkit.cost.names import phase_of, scope_of
+from lintoolkit.cost.names import phase_of, scope_of, totals_of
 from lintoolkit.cost.tables import TOTALS
 
 if TYPE_CHECKING:
@@ -93,11 +93,8 @@ def _scopes_that_shrank(lowered: "View", compiled: "View") -> list[str]:
 
 
 def _by_scope(view: "View") -> dict[str, int]:
-    totals: dict[str, int] = {}
-    for op in view.ops:
-        scope = "/".join(scope_of(op.name))
-        totals[scope] = totals.get(scope, 0) + op.work.products
-    return totals
+    """FLOPs of products by the whole path of names."""
+    return totals_of(("/".join(scope_of(op.name)), op.work.products) for op in view.ops)
 
 
 def _upcasts(lowered: "View", compiled: "View", least: float) -> Iterable[str]:
@@ -111,11 +108,8 @@ def _upcasts(lowered: "View", compiled: "View", least: float) -> Iterable[str]:
 
 
 def _by_dtype(view: "View") -> dict[str, int]:
-    totals: dict[str, int] = {}
-    for op in view.ops:
-        if op.work.products:
-            totals[op.dtype] = totals.get(op.dtype, 0) + op.work.products
-    return totals
+    """FLOPs of products by their operands' element type."""
+    return totals_of((op.dtype, op.work.products) for op in view.ops)
 
 
 class Comparison(NamedTuple):

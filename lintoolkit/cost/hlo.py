@@ -224,7 +224,6 @@ class Computation:
     name: str
     instructions: list[Instruction]
     root: Instruction
-    is_fusion: bool
 
 
 @dataclass(eq=False)
@@ -283,7 +282,6 @@ def _read_computation(
         name=_text(fields, 1),
         instructions=list(by_id.values()),
         root=by_id[_integer(fields, 6)],
-        is_fusion=bool(_integer(fields, 7)),
     )
 
 

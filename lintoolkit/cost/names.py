@@ -1,6 +1,7 @@
 """What JAX's op names say: the program's own scopes, and the pass of training."""
 
 import re
+from collections.abc import Iterable
 
 # What stands where a name is missing, and for what the lowered program's names cannot cover.
 UNSCOPED = "(no scope)"
@@ -68,3 +69,12 @@ def _split(path: str) -> list[str]:
             parts.append(path[start:at])
             start = at + 1
     return [*parts, path[start:]]
+
+
+def totals_of(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Totals by name, largest first, without the empty ones."""
+    totals: dict[str, int] = {}
+    for name, value in pairs:
+        totals[name] = totals.get(name, 0) + value
+    ranked = sorted(totals.items(), key=lambda item: -item[1])
+    return {name: value for name, value in ranked if value}

@@ -1,11 +1,11 @@
 """What a program costs, as people read it: totals, parts, and the two stages side by side."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from lintoolkit.cost import explain, plot, tables
-from lintoolkit.cost.names import COMPILER, OTHERS, UNSCOPED, phase_of, scope_of
+from lintoolkit.cost.names import COMPILER, OTHERS, UNSCOPED, phase_of, scope_of, totals_of
 from lintoolkit.cost.roofline import Device, Roofline, mfu, roofline
 from lintoolkit.cost.walk import Branches, Collective, Loop, Op, Tally
 
@@ -101,11 +101,11 @@ class View:
 
     def by_op(self) -> dict[str, int]:
         """FLOPs of each HLO opcode, largest first; they sum to `flops`."""
-        return _sums((op.opcode, op.work.flops) for op in self.ops)
+        return totals_of((op.opcode, op.work.flops) for op in self.ops)
 
     def by_category(self) -> dict[str, int]:
         """FLOPs of products, elementwise work, reductions, linalg, fft; they sum to `flops`."""
-        return _sums((op.category, op.work.flops) for op in self.ops)
+        return totals_of((op.category, op.work.flops) for op in self.ops)
 
     def by_scope(self, depth: int = 1) -> dict[str, int]:
         """FLOPs of each named scope down to `depth` names, largest first; they sum to `flops`.
@@ -122,7 +122,7 @@ class View:
         if depth < 1:
             raise ValueError(f"by_scope: depth must be at least 1, got {depth}.")
         pairs = (("/".join(scope_of(op.name)[:depth]), op.work.flops) for op in self.ops)
-        return _sums((name or UNSCOPED, flops) for name, flops in pairs)
+        return totals_of((name or UNSCOPED, flops) for name, flops in pairs)
 
     def by_phase(self) -> dict[str, int]:
         """FLOPs forward, backward, recomputed (remat) and in the optimizer; sum to `flops`.
@@ -135,16 +135,16 @@ class View:
         """
         names = [op.name for op in self.ops]
         trains = any("transpose(" in name for name in names)
-        return _sums((phase_of(op.name, trains=trains), op.work.flops) for op in self.ops)
+        return totals_of((phase_of(op.name, trains=trains), op.work.flops) for op in self.ops)
 
     def by_source(self) -> dict[str, int]:
         """FLOPs by the function and line of the program that asked for them."""
         pairs = ((op.source, op.work.flops) for op in self.ops)
-        return _sums((f"{s[1]} ({s[0]}:{s[2]})" if s[0] else UNSCOPED, n) for s, n in pairs)
+        return totals_of((f"{s[1]} ({s[0]}:{s[2]})" if s[0] else UNSCOPED, n) for s, n in pairs)
 
     def by_dtype(self) -> dict[str, int]:
         """FLOPs by element type: of the operands in products, of the result elsewhere."""
-        return _sums((op.dtype, op.work.flops) for op in self.ops)
+        return totals_of((op.dtype, op.work.flops) for op in self.ops)
 
     def to_dict(self) -> dict[str, Any]:
         """All totals and parts as JSON-ready values."""
@@ -347,7 +347,7 @@ class Cost(View):
 
     def _products(self, *, recomputed: bool = True) -> dict[str, int | float]:
         """FLOPs of one device's products by the element type that was asked for."""
-        asked = _sums(
+        asked = totals_of(
             (op.dtype, op.work.products)
             for op in self.lowered.ops
             if recomputed or phase_of(op.name, trains=True) != "recompute"
@@ -394,12 +394,3 @@ class Cost(View):
     def __str__(self) -> str:
         """A table: totals of both stages, XLA's own count where it is off, loops, scopes."""
         return tables.as_text(tables.sections(self), title=f"{self.name} on {self.platform}")
-
-
-def _sums(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Totals by name, largest first, without the empty ones."""
-    totals: dict[str, int] = {}
-    for name, value in pairs:
-        totals[name] = totals.get(name, 0) + value
-    ranked = sorted(totals.items(), key=lambda item: -item[1])
-    return {name: value for name, value in ranked if value}
