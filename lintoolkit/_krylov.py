@@ -1,0 +1,184 @@
+"""The top of a symmetric operator's spectrum: block Lanczos with thick restarts.
+
+Vectors are rows. The basis is orthogonalised in full, and the projected operator holds what
+was measured, not an assumed band: rounding, an invariant subspace and restarts need no case of
+their own. References: Golub and Van Loan, Matrix Computations, 4th ed. (2013), section 10.3;
+Wu and Simon, Thick-Restart Lanczos Method (2000), SIAM J. Matrix Anal. Appl. 22(2).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+BLOCK = 32  # rows multiplied at a time: fewer run slower, more span less for the same work
+
+
+class Ritz(NamedTuple):
+    """Approximate eigenpairs, largest first, and whether those asked for are accurate."""
+
+    vectors: Array
+    values: Array
+    converged: Array
+    products: Array  # applications of the operator to a block
+    restarts: Array
+
+
+class _State(NamedTuple):
+    basis: Array  # rows: those locked, those kept, the blocks since
+    projected: Array  # basis @ operator @ basis.T, without the locked rows
+    block: Array  # the rows to multiply next
+    filled: Array  # rows of the basis in use
+    mix: Array  # the Ritz vectors' coefficients in the basis
+    values: Array
+    converged: Array
+    stop: Array
+    products: Array
+    restarts: Array
+
+
+def kept_rows(rank: int, width: int) -> int:
+    """Ritz vectors that are carried along: some beyond the rank, which speeds it up."""
+    return min(rank + max(14, rank // 8), width)
+
+
+def basis_rows(rank: int, width: int) -> int:
+    """Rows of the basis: the locked, the kept, and room for some blocks more."""
+    return min(rank + kept_rows(rank, width) + max(6 * BLOCK, rank), width)
+
+
+def fits(rank: int, width: int) -> bool:
+    """Whether there is room to restart in; if not, the whole spectrum is the cheaper way."""
+    return rank + kept_rows(rank, width) + 2 * BLOCK <= width
+
+
+def start_block(key: Array | None, width: int, dtype: jnp.dtype) -> Array:
+    """Random rows to start from, the same ones for every call without a key."""
+    key = jax.random.key(0) if key is None else key
+    return jax.random.normal(key, (BLOCK, width), dtype)
+
+
+def top_ritz(
+    apply: Callable[[Array], Array],
+    block: Array,
+    *,
+    rank: int,
+    accuracy: float,
+    restarts: int | Array,
+    locked: Array | None = None,
+    count: int | Array = 0,
+) -> Ritz:
+    """Find the largest eigenvalues of a symmetric operator and their vectors.
+
+    Converged: ‖A v - θ v‖ ≤ accuracy |θ| for each pair asked for, or as far as rounding allows.
+    The first `count` rows of `locked` are eigenvectors known already. They count towards the
+    rank but do not come again, and are kept out of the projected operator, where a larger
+    value drowns smaller ones in its rounding.
+
+    Returns:
+        The pairs beside the locked ones, some beyond the rank among them.
+    """
+    width, dtype = block.shape[1], block.dtype
+    keep, size = kept_rows(rank, width), basis_rows(rank, width)
+    eps = float(jnp.finfo(dtype).eps)
+    index = jnp.arange(size)
+    basis = jnp.zeros((size, width), dtype)
+    if locked is not None:
+        basis = basis.at[: len(locked)].set(locked)
+        basis = jnp.where(index[:, None] < count, basis, 0)
+
+    def step(s: _State) -> _State:
+        last, filled = s.filled, s.filled + BLOCK
+        basis = lax.dynamic_update_slice_in_dim(s.basis, s.block, last, 0)
+        image = apply(s.block)
+        inner = image @ basis.T
+        block, factor = _orthonormal(image - inner @ basis, basis)
+        inner = jnp.where(index < count, 0, inner)
+        projected = lax.dynamic_update_slice_in_dim(s.projected, inner, last, 0)
+        projected = lax.dynamic_update_slice_in_dim(projected, inner.T, last, 1)
+
+        finite = jnp.isfinite(inner).all()
+        values, mix = _top_pairs(jnp.where(finite, projected, 0), count, filled, keep)
+        outflow = lax.dynamic_slice_in_dim(mix, last, BLOCK).T @ factor
+        enough = jnp.maximum(accuracy * jnp.abs(values), 4 * eps * jnp.abs(values).max())
+        asked = jnp.arange(keep) < rank - count
+        converged = jnp.all((jnp.linalg.norm(outflow, axis=1) <= enough) | ~asked)
+        converged &= finite & (filled >= rank)
+        full = filled + BLOCK > size
+        stop = converged | ~finite | (full & (s.restarts >= restarts))
+
+        def restart(s: _State) -> _State:
+            rows = lax.dynamic_update_slice_in_dim(
+                jnp.where(index[:, None] < count, s.basis, 0), s.mix.T @ s.basis, count, 0
+            )
+            diagonal = lax.dynamic_update_slice_in_dim(
+                jnp.zeros(size, dtype), s.values, count, 0
+            )
+            return s._replace(
+                basis=rows,
+                projected=jnp.diag(diagonal),
+                filled=jnp.asarray(count + keep, jnp.int32),
+                restarts=s.restarts + 1,
+            )
+
+        after = _State(
+            basis, projected, block, filled, mix, values, converged, stop,
+            s.products + 1, s.restarts,
+        )  # fmt: skip
+        return lax.cond(full & ~stop, restart, lambda s: s, after)
+
+    zero = jnp.zeros((), jnp.int32)
+    end = lax.while_loop(
+        lambda s: ~s.stop,
+        step,
+        _State(
+            basis=basis,
+            projected=jnp.zeros((size, size), dtype),
+            block=_orthonormal(block, basis)[0],
+            filled=zero + count,
+            mix=jnp.zeros((size, keep), dtype),
+            values=jnp.zeros(keep, dtype),
+            converged=jnp.array(False),
+            stop=jnp.array(False),
+            products=zero,
+            restarts=zero,
+        ),
+    )
+    return Ritz(end.mix.T @ end.basis, end.values, end.converged, end.products, end.restarts)
+
+
+def _orthonormal(z: Array, basis: Array) -> tuple[Array, Array]:
+    """Rows that span z's rest outside the basis, and the factor with factorᵀ rows = rest."""
+    z = z - (z @ basis.T) @ basis
+    q, r = jnp.linalg.qr(z.T)
+    q = q - basis.T @ (basis @ q)  # where the rest is rounding, so is its direction
+    q, again = jnp.linalg.qr(q)
+    return q.T, again @ r
+
+
+def _top_pairs(
+    projected: Array, start: int | Array, end: Array, keep: int
+) -> tuple[Array, Array]:
+    """The largest eigenvalues of rows start to end, and vectors, zero in the other rows."""
+    size = len(projected)
+    live = (jnp.arange(size) >= start) & (jnp.arange(size) < end)
+    whole = jnp.where(live & live[:, None], projected, 0)
+    # The other rows' eigenvalues sort last.
+    below = -2 * jnp.abs(whole).sum(axis=1).max() - jnp.finfo(projected.dtype).tiny
+    whole += jnp.diag(jnp.where(live, 0, below))
+
+    def of_leading(rows: int) -> Callable[[Array], tuple[Array, Array]]:
+        def pairs(whole: Array) -> tuple[Array, Array]:
+            values, vectors = jnp.linalg.eigh(whole[:rows, :rows], symmetrize_input=False)
+            top = jnp.pad(vectors[:, ::-1][:, :keep], ((0, size - rows), (0, 0)))
+            return values[::-1][:keep], top
+
+        return pairs
+
+    # The cost grows with the cube of the rows, of which few are in use at first.
+    ladder = sorted({max(keep, size * i // 4) for i in (1, 2, 3)} | {size})
+    rung = jnp.searchsorted(jnp.array(ladder), end)
+    return lax.switch(rung, [of_leading(rows) for rows in ladder], whole)

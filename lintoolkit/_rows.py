@@ -1,0 +1,84 @@
+"""Products of tall matrices that sum over rows: in blocks on one CPU, partitioned when sharded.
+
+XLA's CPU products that contract a long axis run at half speed or less. Summed over blocks that
+stay in cache they run at full speed, a matrix is read once for two products with it, and what
+is done to its rows first, centring and scaling, costs no copy of it. Where there are several
+devices the rows may be sharded, and a loop over them would gather them: there each product is
+one, which the compiler partitions into local products and an all-reduce.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+Sum = TypeVar("Sum")
+
+BLOCK = 1024  # rows at a time: 1 to 4 MiB of float32 at common widths
+TILE = 128  # columns at a time, where a product is symmetric
+
+
+def pull(y: Array, x: Array) -> Array:
+    """Yᵀ X, (n, b) and (n, d) to (b, d): the rows of X, weighted by columns of Y and added."""
+    return _product(y, x, 0)
+
+
+def push(x: Array, v: Array) -> Array:
+    """X Vᵀ, (n, d) and (b, d) to (n, b): each row of X along each row of V."""
+    return _product(x, v, 1)
+
+
+def total(f: Callable[..., Sum], *arrays: Array) -> Sum:
+    """Add up f(rows of each array) over all rows; f must be additive in them."""
+    rows = len(arrays[0])
+    if rows < 2 * BLOCK or jax.device_count() > 1:
+        return f(*arrays)
+    head = rows % BLOCK or BLOCK
+
+    def in_blocks(*arrays: Array) -> Sum:
+        def add(i: Array, so_far: Sum) -> Sum:
+            block = [lax.dynamic_slice_in_dim(x, head + i * BLOCK, BLOCK) for x in arrays]
+            return jax.tree.map(jnp.add, so_far, f(*block))
+
+        first = f(*[x[:head] for x in arrays])
+        return lax.fori_loop(0, (rows - head) // BLOCK, add, first)
+
+    return lax.platform_dependent(*arrays, cpu=in_blocks, default=f)
+
+
+def gram(x: Array, of: Callable[[Array], Array] = lambda rows: rows) -> Array:
+    """YᵀY for Y = of(X), row by row; in blocks, the upper triangle alone is computed."""
+    d = x.shape[1]
+    starts = range(0, d, TILE)
+    if len(x) < 2 * BLOCK or d < 2 * TILE or jax.device_count() > 1:
+        return total(lambda rows: pull(of(rows), of(rows)), x)
+
+    def tiles(rows: Array) -> list[Array]:
+        y = of(rows)
+        return [pull(y[:, i : i + TILE], y[:, i:]) for i in starts]
+
+    def by_tiles(x: Array) -> Array:
+        square = jnp.zeros((d, d), x.dtype)
+        for i, tile in zip(starts, total(tiles, x), strict=True):
+            square = square.at[i:, i : i + TILE].set(tile.T).at[i : i + TILE, i:].set(tile)
+        return square
+
+    return lax.platform_dependent(x, cpu=by_tiles, default=lambda x: pull(of(x), of(x)))
+
+
+def _product(a: Array, b: Array, axis: int) -> Array:
+    # In full precision; a sharded contracted axis of an explicit mesh is summed over devices.
+    sharding = jax.typeof(a).sharding
+    split = not sharding.mesh.empty and sharding.spec[axis] is not None
+    whole = NamedSharding(sharding.mesh, PartitionSpec(None, None)) if split else None
+    return lax.dot_general(
+        a,
+        b,
+        (((axis,), (axis,)), ((), ())),
+        precision=lax.Precision.HIGHEST,
+        out_sharding=whole,
+    )
