@@ -265,29 +265,29 @@ def _pagerank(
 def _stationary(
     graph: tuple[Array, ...], d: Array, p: Array, tol: float, max_iters: int
 ) -> tuple[Array, Array, Array]:
-    # The x of x = (1 - d) p + d M x, the iterations made, whether they sufficed.
-    total = lambda x: jnp.abs(x).sum()
-    return _converge(lambda x: _surf(graph, d, p, x), (1 - d) * p, d, total, tol, max_iters)
+    # The x of x = d M x + (1 - d) p, the iterations made, whether they sufficed.
+    onwards = lambda x: _surf(graph, d, p, x)
+    return _converge(onwards, (1 - d) * p, d, lambda x: jnp.abs(x).sum(), tol, max_iters)
 
 
 @_stationary.defjvp
 def _stationary_jvp(tol: float, max_iters: int, primals: tuple, tangents: tuple) -> tuple:
-    # Of the equation that x solves, not of the iterations: x' = d M x' + what d' and p' change.
+    # Of the equation that x solves, not of the iterations: x' = d M x' + what d', p' change.
     graph, d, p = primals
     x, *rest = _stationary(graph, d, p, tol, max_iters)
-    right = lambda d, p: (1 - d) * p + _surf(graph, d, p, x)
+    right = lambda d, p: _surf(graph, d, p, x) + (1 - d) * p
     _, change = jax.jvp(right, (d, p), tangents[1:])
 
     def solve(size: Callable[[Array], Array], matvec: Callable, b: Array) -> Array:
         return _converge(lambda x: x - matvec(x), b, d, size, tol, max_iters)[0]
 
-    moved = jax.lax.custom_linear_solve(
+    x_dot = jax.lax.custom_linear_solve(
         lambda x: x - _surf(graph, d, p, x),
         change,
         solve=partial(solve, lambda x: jnp.abs(x).sum()),
         transpose_solve=partial(solve, lambda x: jnp.abs(x).max()),
     )
-    return (x, *rest), (moved, *(np.zeros(y.shape, jax.dtypes.float0) for y in rest))
+    return (x, *rest), (x_dot, *(np.zeros(y.shape, jax.dtypes.float0) for y in rest))
 
 
 def _converge(
@@ -298,61 +298,64 @@ def _converge(
     tol: float,
     max_iters: int,
 ) -> tuple[Array, Array, Array]:
-    # Iterate x = b + onwards(x), which shrinks distances to d times themselves at most: what
+    # Iterate x = onwards(x) + b, which shrinks distances to d times themselves at most: what
     # is missing is then at most d / (1 - d) times the last change.
     enough = tol * size(b)
 
     def going_on(state: tuple[Array, Array, Array]) -> Array:
         _, change, i = state
-        return (change * d > enough) & (i < max_iters)
+        return (d * change > enough) & (i < max_iters)
 
     def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         x, _, i = state
-        following = b + onwards(x)
+        following = onwards(x) + b
         return following, size(following - x), i + 1
 
     start = b / (1 - d), jnp.zeros((), b.dtype), jnp.zeros((), jnp.int32)
     x, change, i = jax.lax.while_loop(going_on, step, step(start))
-    return x, i, change * d <= enough
+    return x, i, d * change <= enough
 
 
 def _surf(graph: tuple[Array, ...], d: Array, p: Array, x: Array) -> Array:
-    # d M x: along the links, and from where there are none to anywhere.
+    # d M x: along the links in equal parts, and from where there are none to anywhere.
     links, slots, rows = graph
+    n = links.size
     lost = jnp.where(links == 0, x, 0).sum()
     x = jnp.pad(x / jnp.maximum(links, 1).astype(x.dtype), (0, 1))
-    total = sum(x.at[lane].get(mode="promise_in_bounds") for lane in slots)
-    n = links.size
-    arrived = total[:n].at[rows].add(total[n:], indices_are_sorted=True)
-    return d * (arrived + lost * p)
+    sums = lambda runs: sum(x.at[places].get(mode="promise_in_bounds") for places in runs)
+    first, others = sums(slots[:, :n]), sums(slots[:, n:])
+    arrived = first.at[rows].add(others, mode="drop", indices_are_sorted=True)
+    return d * arrived + d * lost * p
 
 
 def _runs(sources: Array, targets: Array, n: int) -> tuple[Array, Array]:
     # Adding one number an edge is slow. So the edges of a target are cut into runs of one
     # width, and whole runs are added: the first of each target at its place, the few others
-    # by their target's number. Gives the sources by place in the run and run, n for nobody,
-    # and the targets of those others.
+    # by their target's number. Gives the sources by place in the run and run, and the targets
+    # of those others; n stands for nobody.
     edges = sources.size
-    width = min(16, max(1, edges // n))
-    runs = n + max(0, edges - 1) // width  # as many as there can be
+    width = min(8, max(1, edges // n))
     degrees = jnp.zeros(n, jnp.int32)
     parts = []  # sorted side by side
     count = min(4, 1 + edges // 1000)
     for pair in zip(*(jnp.array_split(x, count) for x in (targets, sources)), strict=True):
         target, source = _sort_pairs(*pair)
-        of_part = jnp.zeros(n, jnp.int32).at[target].add(1)
+        of_part = jnp.zeros(n, jnp.int32).at[target].add(1, mode="promise_in_bounds")
         before = degrees + of_part - jnp.cumsum(of_part)
-        parts.append(
-            (target, source, jnp.arange(target.size, dtype=jnp.int32) + before[target])
-        )
+        place = before.at[target].get(mode="promise_in_bounds")
+        parts.append((target, source, place + jnp.arange(target.size, dtype=jnp.int32)))
         degrees += of_part
     targets, sources, place = (jnp.concatenate(x) for x in zip(*parts, strict=True))
-    others = jnp.maximum(degrees - 1, 0) // width
-    first = n + jnp.cumsum(others) - others
-    run = jnp.where(place < width, targets, first[targets] + place // width - 1)
-    slots = jnp.full((width, runs), n, jnp.int32)
-    slots = slots.at[place % width, run].set(sources, unique_indices=True)
-    return slots, jnp.full(runs, n - 1, jnp.int32).at[run].set(targets)[n:]
+    others = jnp.cumsum(jnp.maximum(degrees - 1, 0) // width)
+    last = others.at[targets].get(mode="promise_in_bounds")
+    left = (degrees - 1).at[targets].get(mode="promise_in_bounds") // width - place // width
+    run = jnp.where(place < width, targets, n + last - 1 - left)
+    most = edges // width  # others there can be
+    slots = jnp.full((width, n + most), n, jnp.int32)
+    slots = slots.at[place % width, run].set(
+        sources, mode="promise_in_bounds", unique_indices=True
+    )
+    return slots, jnp.cumsum(jnp.zeros(most, jnp.int32).at[others].add(1, mode="drop"))
 
 
 def _sort_pairs(major: Array, minor: Array) -> tuple[Array, Array]:

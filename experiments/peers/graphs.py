@@ -93,7 +93,7 @@ def main() -> None:
     surfer = sknetwork.ranking.PageRank(
         damping_factor=DAMPING, solver="piteration", n_iter=1000, tol=limit
     )
-    outward = links.T.tocsr()
+    outward = scipy.sparse.csr_matrix(links.T)  # it knows no csr_array
     rank = {
         "lintoolkit float64": lambda: ours("float64")(*edges).scores,
         "lintoolkit float32": lambda: ours("float32")(*edges).scores,
@@ -109,7 +109,7 @@ def main() -> None:
         "lintoolkit float32": lambda: ours("float32", max_iters=1)(*edges).scores,
         "scipy": lambda: link_matrix(sources, targets),
         "igraph": lambda: igraph.Graph(NODES, pairs, directed=True),
-        "scikit-network": lambda: link_matrix(targets, sources),
+        "scikit-network": lambda: scipy.sparse.csr_matrix(link_matrix(targets, sources)),
     }
     compiling = {name: timed(rank[name]) for name in rank if name.startswith("lintoolkit")}
     l1 = {name: np.abs(np.asarray(call(), float) - exact).sum() for name, call in rank.items()}
