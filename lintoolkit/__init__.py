@@ -4,6 +4,7 @@
   frames, convolution.
 - `lintoolkit.attention`: vectors that look at each other: weights, attention, heads.
 - `lintoolkit.similarity`: dot products, cosines, the nearest rows, analogies.
+- `lintoolkit.eigen`: the dominant eigenvector, PageRank.
 - `lintoolkit.train`: one optax loop as a scan.
 - `lintoolkit.cost`: the work, bytes and memory of any JAX function, from what XLA compiled.
 

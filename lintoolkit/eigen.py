@@ -141,9 +141,9 @@ def _product(
                 f"{like.dtype} to another such, got {got}."
             )
         return matrix
-    if not isinstance(matrix, BCOO | BCSR):
-        _checks.floats("power_iteration", matrix=matrix)
-    _checks.same_dtype("power_iteration", start=start, matrix=matrix)
+    entries = matrix.data if isinstance(matrix, BCOO | BCSR) else matrix
+    _checks.floats("power_iteration", matrix=entries)
+    _checks.same_dtype("power_iteration", start=start, matrix=entries)
     if matrix.shape != 2 * start.shape:
         raise ValueError(
             f"power_iteration: matrix must be (n, n) and start (n,) with one n, got "
@@ -169,7 +169,7 @@ def pagerank(
     all equally likely, and else jumps to a node drawn from $p$. From a dangling node, without
     links, the surfer always jumps to a node drawn from $p$. An edge listed k times is k links
     (networkx's MultiDiGraph). An iteration shrinks the distance to $x$ by $d$ at least, so the
-    result is known to be within ``tol`` of it.
+    result is known to be within ``tol`` of it, rounding apart.
 
     Args:
         sources: The node that each edge leaves, from 0 to n - 1.
@@ -230,11 +230,17 @@ def pagerank(
         )
     _check_loop("pagerank", tol, max_iters)
     return _pagerank(
-        sources, targets, n, damping, personalization, tol=tol, max_iters=max_iters
+        sources,
+        targets,
+        n,
+        damping,
+        personalization,
+        tol=jnp.asarray(tol),
+        max_iters=jnp.asarray(max_iters),
     )
 
 
-@partial(jax.jit, static_argnames=("n", "tol", "max_iters"))
+@partial(jax.jit, static_argnames=("n",))
 @jax.named_scope("pagerank")
 def _pagerank(
     sources: Array,
@@ -243,8 +249,8 @@ def _pagerank(
     damping: Array,
     personalization: Array,
     *,
-    tol: float,
-    max_iters: int,
+    tol: Array,
+    max_iters: Array,
 ) -> PageRank:
     dtype = _checks.wide(personalization.dtype)
     d, p = jnp.asarray(damping).astype(dtype), personalization.astype(dtype)
@@ -255,15 +261,15 @@ def _pagerank(
     sources, targets = (jnp.clip(x, 0, n - 1).astype(jnp.int32) for x in (sources, targets))
     links = jnp.zeros(n, jnp.int32).at[sources].add(1)
     graph = links, *_runs(sources, targets, n)
-    x, iterations, ok = _stationary(graph, d, p, tol, max_iters)
+    x, iterations, ok = _stationary(graph, d, p, tol.astype(dtype), max_iters)
     ok &= allowed
     scores = jnp.where(ok, x / x.sum(), jnp.nan)
     return PageRank(scores.astype(personalization.dtype), iterations, ok)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+@jax.custom_jvp
 def _stationary(
-    graph: tuple[Array, ...], d: Array, p: Array, tol: float, max_iters: int
+    graph: tuple[Array, ...], d: Array, p: Array, tol: Array, max_iters: Array
 ) -> tuple[Array, Array, Array]:
     # The x of x = d M x + (1 - d) p, the iterations made, whether they sufficed.
     onwards = lambda x: _surf(graph, d, p, x)
@@ -271,12 +277,12 @@ def _stationary(
 
 
 @_stationary.defjvp
-def _stationary_jvp(tol: float, max_iters: int, primals: tuple, tangents: tuple) -> tuple:
+def _stationary_jvp(primals: tuple, tangents: tuple) -> tuple:
     # Of the equation that x solves, not of the iterations: x' = d M x' + what d', p' change.
-    graph, d, p = primals
+    graph, d, p, tol, max_iters = primals
     x, *rest = _stationary(graph, d, p, tol, max_iters)
     right = lambda d, p: _surf(graph, d, p, x) + (1 - d) * p
-    _, change = jax.jvp(right, (d, p), tangents[1:])
+    _, change = jax.jvp(right, (d, p), tangents[1:3])
 
     def solve(size: Callable[[Array], Array], matvec: Callable, b: Array) -> Array:
         return _converge(lambda x: x - matvec(x), b, d, size, tol, max_iters)[0]
@@ -295,8 +301,8 @@ def _converge(
     b: Array,
     d: Array,
     size: Callable[[Array], Array],
-    tol: float,
-    max_iters: int,
+    tol: Array,
+    max_iters: Array,
 ) -> tuple[Array, Array, Array]:
     # Iterate x = onwards(x) + b, which shrinks distances to d times themselves at most: what
     # is missing is then at most d / (1 - d) times the last change.
@@ -372,11 +378,11 @@ def _known(x: Array | float) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
-def _is_a_measure(p: Array | np.ndarray) -> Array | np.ndarray:
+def _is_a_measure(p: Array | np.ndarray) -> Array | np.bool:
     return (p >= 0).all() & (p.max() > 0) & (p.max() < np.inf)
 
 
-def _are_nodes(ids: Array | np.ndarray, n: int) -> Array | np.ndarray:
+def _are_nodes(ids: Array | np.ndarray, n: int) -> Array | np.bool:
     if ids.dtype.itemsize < 4:  # n may not fit
         ids = ids.astype(np.int32)
     return ((ids >= 0) & (ids < n)).all()
