@@ -5,7 +5,7 @@ Letters: n rows, or nodes of a graph.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -125,8 +125,8 @@ def _power_iteration(
     nothing = jnp.zeros((), wide), jnp.zeros((), bool), jnp.zeros((), jnp.int32)
     v, value, ok, i = jax.lax.while_loop(going_on, step, (v, *nothing))
     v *= jnp.sign(v[jnp.abs(v).argmax()])
-    answer = (jnp.where(ok, x, jnp.nan).astype(start.dtype) for x in (value, v))
-    return Eigenpair(*answer, i, ok)
+    value, v = (jnp.where(ok, x, jnp.nan).astype(start.dtype) for x in (value, v))
+    return Eigenpair(value, v, i, ok)
 
 
 def _product(
@@ -328,7 +328,10 @@ def _surf(graph: tuple[Array, ...], d: Array, p: Array, x: Array) -> Array:
     n = links.size
     lost = jnp.where(links == 0, x, 0).sum()
     x = jnp.pad(x / jnp.maximum(links, 1).astype(x.dtype), (0, 1))
-    sums = lambda runs: sum(x.at[places].get(mode="promise_in_bounds") for places in runs)
+
+    def sums(runs: Array) -> Array:
+        return reduce(jnp.add, [x.at[row].get(mode="promise_in_bounds") for row in runs])
+
     first, others = sums(slots[:, :n]), sums(slots[:, n:])
     arrived = first.at[rows].add(others, mode="drop", indices_are_sorted=True)
     return d * arrived + d * lost * p

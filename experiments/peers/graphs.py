@@ -76,13 +76,16 @@ def main() -> None:
     edges = tuple(jnp.asarray(x, jnp.int32) for x in (sources, targets))
     uniform = {dtype: jnp.ones(NODES, dtype) for dtype in TOL}
 
-    def ours(dtype: str, **options: int) -> Callable:
-        options = {
-            "damping": DAMPING,
-            "personalization": uniform[dtype],
-            "tol": TOL[dtype],
-        } | options
-        return lambda s, t: pagerank(s, t, NODES, **options)
+    def ours(dtype: str, *, max_iters: int = 1000) -> Callable:
+        return lambda s, t: pagerank(
+            s,
+            t,
+            NODES,
+            damping=DAMPING,
+            personalization=uniform[dtype],
+            tol=TOL[dtype],
+            max_iters=max_iters,
+        )
 
     pairs = np.stack([sources, targets], axis=1)
     graph = networkx.DiGraph()
@@ -129,7 +132,7 @@ def main() -> None:
             "seconds": statistics.median(times[name]),
             "prepare_seconds": statistics.median(before[name]) if name in before else None,
             "prepare_is_in_seconds": name.startswith("lintoolkit") or name == "networkx",
-            "l1_error": l1[name],
+            "l1_error": float(l1[name]),
         }
     for dtype in TOL:
         row, iterations = rows[f"lintoolkit {dtype}"], int(ours(dtype)(*edges).iterations)
@@ -157,7 +160,7 @@ def main() -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for name, row in rows.items():
-        print(f"{name:20}", {k: v for k, v in row.items()})
+        print(f"{name:20}", row)
 
 
 if __name__ == "__main__":
