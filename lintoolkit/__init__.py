@@ -5,6 +5,7 @@
 - `lintoolkit.attention`: vectors that look at each other: weights, attention, heads.
 - `lintoolkit.svd`: full, truncated and randomized decompositions, low-rank approximation.
 - `lintoolkit.similarity`: dot products, cosines, the nearest rows, analogies.
+- `lintoolkit.eigen`: the dominant eigenvector, PageRank.
 - `lintoolkit.train`: one optax loop as a scan.
 - `lintoolkit.cost`: the work, bytes and memory of any JAX function, from what XLA compiled.
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from lintoolkit import attention, layers, similarity, train
+from lintoolkit import attention, eigen, layers, similarity, train
 
 pytestmark = pytest.mark.usefixtures("as_a_user")
 
@@ -20,6 +20,7 @@ QKV = a(5, 3, 7), a(2, 3, 7), a(2, 3, 11)
 GET = jax.random.key(0)
 squared = lambda w, x: (w - x) ** 2
 fit = partial(train.fit, optimizer=optax.sgd(0.1))
+rank = partial(eigen.pagerank, n=3)
 
 WRONG = {
     "init_dense: width 0": (
@@ -195,6 +196,78 @@ WRONG = {
     "analogy: k": (lambda: similarity.analogy(a(4, 3), 0, 1, 2, k=2), "the 1 rows"),
     "analogy: table": (lambda: similarity.analogy(a(4), 0, 1, 2), "table must be"),
     "analogy: rows": (lambda: similarity.analogy(a(4, 3), 0, 1, 2.0), "c must be one integer"),
+    "power_iteration: matrix": (
+        lambda: eigen.power_iteration(a(3), a(3, 2)),
+        r"matrix must be \(n, n\) and start \(n,\) with one n, got \(3, 2\) and \(3,\)",
+    ),
+    "power_iteration: start": (lambda: eigen.power_iteration(a(3, 1), a(3, 3)), "one vector"),
+    "power_iteration: integers": (
+        lambda: eigen.power_iteration(a(3), whole(3, 3)),
+        "matrix must be floating, got int64",
+    ),
+    "power_iteration: list": (
+        lambda: eigen.power_iteration(a(3), [[1.0]]),
+        "matrix must be one array, got list",
+    ),
+    "power_iteration: dtypes": (
+        lambda: eigen.power_iteration(a(3), a(3, 3).astype("float32")),
+        "share one dtype",
+    ),
+    "power_iteration: function": (
+        lambda: eigen.power_iteration(a(3), lambda v: v[:2]),
+        r"matrix must map a vector of shape \(3,\)",
+    ),
+    "power_iteration: tol": (
+        lambda: eigen.power_iteration(a(3), a(3, 3), tol=0.0),
+        "tol must be positive, got 0.0",
+    ),
+    "power_iteration: max_iters": (
+        lambda: eigen.power_iteration(a(3), a(3, 3), max_iters=0),
+        "max_iters must be a whole number",
+    ),
+    "pagerank: no node": (lambda: rank(whole(2), whole(2), n=0), "n must be a whole number"),
+    "pagerank: node numbers": (
+        lambda: rank(whole(2), 3 * whole(2)),
+        "targets must number nodes from 0 to n - 1 = 2, got numbers from 3 to 3",
+    ),
+    "pagerank: negative node": (lambda: rank(-whole(2), whole(2)), "sources must number nodes"),
+    "pagerank: floats": (lambda: rank(a(2), whole(2)), "sources must be an integer array"),
+    "pagerank: list": (lambda: rank([0], whole(1)), "sources must be an integer array.*list"),
+    "pagerank: lengths": (lambda: rank(whole(2), whole(3)), r"\(2,\) and targets \(3,\)"),
+    "pagerank: rank": (lambda: rank(whole(2, 2), whole(2, 2)), "must be one vector"),
+    "pagerank: damping 1": (
+        lambda: rank(whole(2), whole(2), damping=1.0),
+        "damping must be one number, at least 0 and below 1, got 1.0",
+    ),
+    "pagerank: many dampings": (
+        lambda: rank(whole(2), whole(2), damping=a(2) / 2),
+        "damping must be one number",
+    ),
+    "pagerank: personalization shape": (
+        lambda: rank(whole(2), whole(2), personalization=a(2)),
+        r"must have shape \(3,\), one number a node, got \(2,\)",
+    ),
+    "pagerank: personalization": (
+        lambda: rank(whole(2), whole(2), personalization=-a(3)),
+        "personalization must be finite, not negative, and positive somewhere",
+    ),
+    "pagerank: zero personalization": (
+        lambda: rank(whole(2), whole(2), personalization=0 * a(3)),
+        "positive somewhere",
+    ),
+    "pagerank: NaN": (
+        lambda: rank(whole(2), whole(2), personalization=jnp.nan * a(3)),
+        "personalization must be finite",
+    ),
+    "pagerank: integer personalization": (
+        lambda: rank(whole(2), whole(2), personalization=whole(3)),
+        "personalization must be floating",
+    ),
+    "pagerank: tol": (lambda: rank(whole(2), whole(2), tol=-1.0), "tol must be positive"),
+    "pagerank: max_iters": (
+        lambda: rank(whole(2), whole(2), max_iters=0.5),
+        "max_iters must be a whole number",
+    ),
     "fit: integers": (lambda: fit(squared, jnp.array(1), a(3)), "params must be floating"),
     "fit: steps": (
         lambda: fit(squared, a(), {"x": a(3), "y": a(4)}),

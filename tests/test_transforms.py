@@ -16,13 +16,14 @@ import pytest
 from jax.test_util import check_grads
 from oracles import DTYPES, draw
 
-from lintoolkit import attention, layers, similarity, train
+from lintoolkit import attention, eigen, layers, similarity, train
 from lintoolkit.cost import cost
 
-MODULES = (layers, attention, similarity, train)
+MODULES = (layers, attention, similarity, train, eigen)
 
-# They read or write files or streams, so they run on the host, under no transformation.
-HOST: frozenset[str] = frozenset()
+# They read or write files or streams, so they run on the host, under no transformation; or
+# they look at what is known before they call the program, and are in the table all the same.
+HOST = frozenset({"eigen.pagerank", "eigen.power_iteration"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +203,28 @@ TABLE = {
         options={"k": 2},
         formula=similarity.dot_flops,
         differentiable=False,
+    ),
+    "eigen.power_iteration": Case(
+        fn=eigen.power_iteration,
+        make=lambda array: (array(5), jnp.exp(array(5, 5))),
+        differentiable=False,
+    ),
+    "eigen.pagerank": Case(
+        # As near as the dtype goes, for the differences' sake.
+        fn=lambda sources, targets, p, d: eigen.pagerank(
+            sources,
+            targets,
+            5,
+            personalization=jnp.asarray(p),
+            damping=jnp.asarray(d),
+            tol=1000 * float(jnp.finfo(p.dtype).eps),
+        ),
+        make=lambda array: (
+            jnp.array([0, 1, 1, 3, 4, 4, 4]),
+            jnp.array([2, 0, 3, 3, 1, 0, 0]),
+            jnp.exp(array(5)),
+            jax.nn.sigmoid(array()),
+        ),
     ),
     "train.fit": Case(
         # Losses alone: a serialised program cannot hold optax's own state types.

@@ -1,8 +1,11 @@
 """PageRank and recommenders: preferences as vectors and matrices."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.rows import flops, row
+from lintoolkit.eigen import pagerank, power_iteration
 from lintoolkit.layers import dense, dense_flops
 
 
@@ -51,4 +54,56 @@ SCORES = [[5.0, 1.0, 3.0, 1.0]]
 FILM_GENRES = [[1.0, 0.0], [0.1, 0.9], [1.0, 0.0], [0.2, 0.8]]
 GENRE_NEW_FILMS = [[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]]
 
-EXPERIMENTS = (viewing,)
+
+def web(*, seed: int, full: bool):
+    """PageRank of a small web is an eigenvector, and it is the damping that makes it one."""
+    del seed, full
+    sources, targets = jnp.array(LINKS).T
+    found = pagerank(sources, targets, 4, tol=1e-7)
+    matrix = chances(LINKS, 4, damping=0.85)
+    start = jnp.ones(4)
+    top = power_iteration(start, matrix, tol=1e-6)
+    magnitudes = np.sort(np.abs(np.linalg.eigvals(np.asarray(matrix, np.float64))))
+    yield row(
+        "matrices-pagerank",
+        {
+            "ranks": found.scores,
+            "dominant_eigenvalue": top.value,
+            "equals_eigenvector": bool(
+                jnp.abs(found.scores - top.vector / top.vector.sum()).max() < 1e-5
+            ),
+            "second_eigenvalue_at_most_0_85": bool(magnitudes[-2] <= 0.85 + 1e-6),
+            "columns_sum_to_one": bool(jnp.allclose(matrix.sum(axis=0), 1)),
+        },
+        pagerank,
+        power_iteration,
+        "numpy.linalg.eigvals",
+        flops=flops(lambda v, m: m @ v, start, matrix, formula=2 * 4 * 4),
+        note="The FLOPs are of one iteration with the matrix written out.",
+    )
+    multiplicity = {
+        d: int(np.isclose(np.linalg.eigvals(np.asarray(chances(LOOPS, 4, damping=d))), 1).sum())
+        for d in (1.0, 0.85)
+    }
+    yield row(
+        "matrices-pagerank-needs-damping",
+        {
+            "eigenvalue_one_multiplicity_bare": multiplicity[1.0],
+            "multiplicity_damped": multiplicity[0.85],
+        },
+        "numpy.linalg.eigvals",
+    )
+
+
+def chances(links: list, n: int, *, damping: float) -> jax.Array:
+    """The matrix whose entry (t, s) is the surfer's chance to go from s to t."""
+    sources, targets = jnp.array(links).T
+    counts = jnp.zeros((n, n)).at[targets, sources].add(1)
+    return damping * counts / counts.sum(axis=0) + (1 - damping) / n
+
+
+# Links from a page to a page: four pages, of which nobody links to the last, and two pairs.
+LINKS = [(0, 1), (0, 2), (1, 2), (2, 0), (3, 0), (3, 2)]
+LOOPS = [(0, 1), (1, 0), (2, 3), (3, 2)]
+
+EXPERIMENTS = (viewing, web)
