@@ -4,6 +4,7 @@
   frames, convolution.
 - `lintoolkit.attention`: vectors that look at each other: weights, attention, heads.
 - `lintoolkit.svd`: full, truncated and randomized decompositions, low-rank approximation.
+- `lintoolkit.pca`: principal components: exact, streaming, sharded, sparse.
 - `lintoolkit.similarity`: dot products, cosines, the nearest rows, analogies.
 - `lintoolkit.eigen`: the dominant eigenvector, PageRank.
 - `lintoolkit.train`: one optax loop as a scan.

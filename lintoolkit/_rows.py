@@ -35,7 +35,7 @@ def push(x: Array, v: Array) -> Array:
 def total(f: Callable[..., Sum], *arrays: Array) -> Sum:
     """Add up f(rows of each array) over all rows; f must be additive in them."""
     rows = len(arrays[0])
-    if rows < 2 * BLOCK or jax.device_count() > 1:
+    if not _blocked(arrays[0]):
         return f(*arrays)
     head = rows % BLOCK or BLOCK
 
@@ -50,24 +50,32 @@ def total(f: Callable[..., Sum], *arrays: Array) -> Sum:
     return lax.platform_dependent(*arrays, cpu=in_blocks, default=f)
 
 
-def gram(x: Array, of: Callable[[Array], Array] = lambda rows: rows) -> Array:
-    """YᵀY for Y = of(X), row by row; in blocks, the upper triangle alone is computed."""
-    d = x.shape[1]
-    starts = range(0, d, TILE)
-    if len(x) < 2 * BLOCK or d < 2 * TILE or jax.device_count() > 1:
-        return total(lambda rows: pull(of(rows), of(rows)), x)
+def gram(of: Callable[..., Array], *arrays: Array) -> Array:
+    """YᵀY for Y = of(rows of each array); in blocks, the upper triangle alone is computed."""
+    width = arrays[0].shape[1]
+    starts = range(0, width, TILE)
 
-    def tiles(rows: Array) -> list[Array]:
-        y = of(rows)
+    def in_one(*rows: Array) -> Array:
+        y = of(*rows)
+        return pull(y, y)
+
+    def tiles(*rows: Array) -> list[Array]:
+        y = of(*rows)
         return [pull(y[:, i : i + TILE], y[:, i:]) for i in starts]
 
-    def by_tiles(x: Array) -> Array:
-        square = jnp.zeros((d, d), x.dtype)
-        for i, tile in zip(starts, total(tiles, x), strict=True):
-            square = square.at[i:, i : i + TILE].set(tile.T).at[i : i + TILE, i:].set(tile)
-        return square
+    def by_tiles(*arrays: Array) -> Array:
+        whole = jnp.zeros((width, width), arrays[0].dtype)
+        for i, tile in zip(starts, total(tiles, *arrays), strict=True):
+            whole = whole.at[i:, i : i + TILE].set(tile.T).at[i : i + TILE, i:].set(tile)
+        return whole
 
-    return lax.platform_dependent(x, cpu=by_tiles, default=lambda x: pull(of(x), of(x)))
+    if not _blocked(arrays[0]) or width < 2 * TILE:
+        return total(in_one, *arrays)
+    return lax.platform_dependent(*arrays, cpu=by_tiles, default=in_one)
+
+
+def _blocked(x: Array) -> bool:
+    return len(x) >= 2 * BLOCK and jax.device_count() == 1
 
 
 def _product(a: Array, b: Array, axis: int) -> Array:

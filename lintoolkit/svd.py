@@ -16,23 +16,27 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import export, lax
+from jax import export
 from jax.experimental import sparse
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lintoolkit import _checks, _krylov
-from lintoolkit._leading import (
+from lintoolkit._rows import push
+from lintoolkit._triplets import (
     LinearOperator,
     Matrix,
     Products,
+    Triplets,
+    change,
     complete,
+    highest,
     leading,
     orthonormal,
     products_of,
+    signs,
     small_svd,
 )
-from lintoolkit._rows import push
 from lintoolkit.layers import AnyKey
 
 
@@ -325,7 +329,8 @@ def reconstruct(factors: SVD) -> Float[Array, "n d"]:
             "reconstruct: factors must be u (n, r), s (r,) and vt (r, d), got "
             f"{u.shape}, {s.shape} and {vt.shape}; jax.vmap takes many."
         )
-    return jnp.matmul(u * s, vt, precision=lax.Precision.HIGHEST)
+    with highest:
+        return (u * s) @ vt
 
 
 def reconstruct_flops(*, n: int, r: int, d: int) -> int:
@@ -420,6 +425,7 @@ def _count_for_share(parts: Array, share: float) -> Array:
     return jnp.sum(tail > (1 - share) * tail[0], dtype=jnp.int32)
 
 
+@highest
 def _truncated(
     products: Products, key: Array | None, rank: int, tol: float | None, max_restarts: int
 ) -> SVD:
@@ -428,15 +434,14 @@ def _truncated(
     # The best of X within the rows' span, from X itself, not squared.
     q, factor = orthonormal(products.push(rows))
     left, s, mix, _ = small_svd(factor)
-    rows = jnp.matmul(mix, rows, precision=lax.Precision.HIGHEST)
+    rows = mix @ rows
     columns = complete(push(q, left.T))
     return _finished(*products.triplets(columns, s, rows), found.converged & found.finite)
 
 
 def _finished(u: Array, s: Array, vt: Array, ok: Array) -> SVD:
     """Signs fixed, and NaN where it failed."""
-    largest = jnp.abs(vt).argmax(axis=1, keepdims=True)
-    sign = jnp.where(jnp.take_along_axis(vt, largest, axis=1) < 0, -1.0, 1.0).astype(vt.dtype)
+    sign = signs(vt)
     parts = u * sign[:, 0], s, vt * sign
     u, s, vt = (jnp.where(ok, part, jnp.nan) for part in parts)
     return SVD(u, s, vt, ok)
@@ -451,10 +456,15 @@ def _full(x: Array) -> SVD:
     return _finished(u, s, vt, finite & jnp.isfinite(s).all())
 
 
+def _as_tangent(parts: Triplets) -> SVD:
+    ok: Any = np.zeros(parts[1].shape[:-1], jax.dtypes.float0)
+    return SVD(*parts, ok)
+
+
 @_full.defjvp
 def _full_jvp(primals: tuple, tangents: tuple) -> tuple[SVD, SVD]:
     out = _full(*primals)
-    return out, _change(out, out, *tangents)
+    return out, _as_tangent(change(out[:3], out[:3], *tangents))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
@@ -473,39 +483,7 @@ def _truncated_dense_jvp(
     rank: int, tol: float | None, max_restarts: int, primals: tuple, tangents: tuple
 ) -> tuple[SVD, SVD]:
     out = _truncated_dense(*primals, rank, tol, max_restarts)
-    return out, _change(out, _full(primals[0]), tangents[0])
-
-
-def _change(some: SVD, whole: SVD, dx: Array) -> SVD:
-    """How the leading triplets of a matrix change with it; `whole` has all of its triplets.
-
-    Rotations among equal singular values are left out: their direction is not determined, and
-    nothing that is depends on it. Golub and Van Loan (2013), section 2.4, and Townsend,
-    Differentiating the Singular Value Decomposition (2016).
-
-    Returns:
-        The change of each part.
-    """
-    u, s, v = some.u, some.s, some.vt.T
-    r = len(s)
-    u2, s2, v2 = whole.u[:, r:], whole.s[r:, None], whole.vt[r:].T
-    mul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    right, left = mul(dx, v), mul(dx.T, u)
-    inner = mul(u.T, right)
-    below, beside = mul(u2.T, right), mul(v2.T, left)
-
-    equal = jnp.abs(s - s[:, None]) <= jnp.finfo(s.dtype).eps ** (2 / 3) * s[0]
-    turn = jnp.where(equal, 0, 1 / jnp.where(equal, 1, (s - s[:, None]) * (s + s[:, None])))
-    turn2 = 1 / ((s - s2) * (s + s2))
-    inverse = jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)
-    du = mul(u, turn * (inner * s + s[:, None] * inner.T))
-    du += mul(u2, turn2 * (below * s + s2 * beside))
-    du += (right - mul(whole.u, mul(whole.u.T, right))) * inverse
-    dv = mul(v, turn * (s[:, None] * inner + inner.T * s))
-    dv += mul(v2, turn2 * (s2 * below + beside * s))
-    dv += (left - mul(whole.vt.T, mul(whole.vt, left))) * inverse
-    ok: Any = np.zeros(some.ok.shape, jax.dtypes.float0)
-    return SVD(du, jnp.diagonal(inner), dv.T, ok)
+    return out, _as_tangent(change(out[:3], _full(primals[0])[:3], tangents[0]))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -514,21 +492,20 @@ def _nearest(x: Array, rank: int) -> Array:
 
 
 @_nearest.defjvp
+@highest
 def _nearest_jvp(rank: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
     u, s, vt, _ = _full(x)
-    mul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     u1, s1, v1 = u[:, :rank], s[:rank], vt[:rank].T
-    u2, s2, v2 = u[:, rank:], s[rank:], vt[rank:].T
-    right, left = mul(dx, v1), mul(u1.T, dx)
-    # Both projections of the change, and how the two subspaces turn towards what is left out.
-    change = mul(right, v1.T) + mul(u1, left - mul(mul(left, v1), v1.T))
-    below, beside = mul(u2.T, right), mul(left, v2).T
-    s2 = s2[:, None]
+    u2, s2, v2 = u[:, rank:], s[rank:, None], vt[rank:].T
+    right, left = dx @ v1, u1.T @ dx
+    below, beside = u2.T @ right, (left @ v2).T
     turn = s2 / ((s1 - s2) * (s1 + s2))
-    change += mul(u2, mul(turn * (s2 * below + s1 * beside), v1.T))
-    change += mul(u1, mul((turn * (s2 * beside + s1 * below)).T, v2.T))
-    return _nearest(x, rank), change
+    # Both projections of the change, and how the subspaces turn towards what is left out.
+    dy = right @ v1.T + u1 @ (left - (left @ v1) @ v1.T)
+    dy += u2 @ (turn * (s2 * below + s1 * beside)) @ v1.T
+    dy += u1 @ (turn * (s2 * beside + s1 * below)).T @ v2.T
+    return _nearest(x, rank), dy
 
 
 # Checks

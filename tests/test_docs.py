@@ -22,9 +22,10 @@ ROOT = Path(lintoolkit.__file__).parent
 
 # Who may import whom. What is not listed may import its own parts and _checks alone.
 MAY_IMPORT = {
-    "_leading": {"_krylov", "_rows"},
+    "_triplets": {"_krylov", "_rows"},
     "attention": {"layers"},
-    "svd": {"_krylov", "_leading", "_rows", "layers"},
+    "pca": {"_rows", "_triplets", "layers"},
+    "svd": {"_krylov", "_triplets", "_rows", "layers"},
 }
 
 

@@ -1,7 +1,8 @@
-"""Leading singular triplets of whatever has products: dense, sparse, centred, an operator.
+"""Singular triplets of whatever has products: dense, sparse, centred, an operator.
 
 `products_of` gives the products with a matrix, its shorter side first; `leading` finds the
-leading singular values and the vectors of that side, as rows, from products alone.
+leading singular values and the vectors of that side, as rows, from products alone; `change`
+is how triplets change with the matrix.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from jaxtyping import Array, Float
 
 from lintoolkit import _krylov
 from lintoolkit._rows import gram, pull, push, total
+
+Triplets = tuple[Array, Array, Array]  # U, s and Vᵀ
+highest = jax.default_matmul_precision("highest")  # no TF32, no bfloat16 passes
 
 
 @flax.struct.dataclass
@@ -45,13 +49,14 @@ class Products(NamedTuple):
     pull: Callable[[Array], Array]  # columns (long, b) to rows (b, short)
     normal: Callable[[Array], Array]  # rows to rows, both products in turn
     gram: Callable[[], Array]  # the matrix of `normal`
+    inner: Callable[[Array], Array]  # rows to the inner products of what `push` gives
     width: int  # of the shorter side
     dtype: jnp.dtype
     transposed: bool  # whether the shorter side is that of the rows
     dense: bool
     unit: Array | float = 1.0  # the products are of the matrix divided by this
 
-    def triplets(self, columns: Array, s: Array, rows: Array) -> tuple[Array, Array, Array]:
+    def triplets(self, columns: Array, s: Array, rows: Array) -> Triplets:
         """U, s and Vᵀ of the matrix itself."""
         u, vt = (rows.T, columns.T) if self.transposed else (columns, rows)
         return u, s * self.unit, vt
@@ -61,9 +66,11 @@ GRAM_WIDTH = 512  # up to here XᵀX and all its eigenvectors cost less than Kry
 
 
 def products_of(
-    x: Array | sparse.BCOO | LinearOperator, centre: Array | None = None
+    x: Array | sparse.BCOO | LinearOperator,
+    centre: Array | None = None,
+    where: Array | None = None,
 ) -> Products:
-    """The products with X, or with X less a row subtracted from every row."""
+    """The products with X, or with X less a row, and of those rows that count alone."""
     n, d = x.shape
     if isinstance(x, LinearOperator):
         forward = lambda rows: jax.vmap(x.matvec)(rows).T
@@ -72,7 +79,7 @@ def products_of(
         forward = lambda rows: x @ rows.T
         backward = lambda columns: (x.T @ columns).T
     else:
-        return _dense_products(x, centre)
+        return _dense_products(x, centre, where)
     if centre is not None:
         whole, back = forward, backward
         forward = lambda rows: whole(rows) - rows @ centre
@@ -81,33 +88,44 @@ def products_of(
         push_, pull_ = lambda rows: backward(rows.T).T, lambda columns: forward(columns.T).T
     else:
         push_, pull_ = forward, backward
-    normal = lambda rows: pull_(push_(rows))
+    normal, inner = lambda rows: pull_(push_(rows)), lambda rows: square(push_(rows))
     one = lambda row: normal(row[None])[0]
     gram_ = lambda: lax.map(one, jnp.eye(min(n, d), dtype=x.dtype), batch_size=_krylov.BLOCK)
-    return Products(push_, pull_, normal, gram_, min(n, d), jnp.dtype(x.dtype), n < d, False)
+    return Products(
+        push_, pull_, normal, gram_, inner, min(n, d), jnp.dtype(x.dtype), n < d, False
+    )
 
 
-def _dense_products(x: Array, centre: Array | None) -> Products:
+def _dense_products(x: Array, centre: Array | None, where: Array | None) -> Products:
     n, d = x.shape
     # A power of two near the largest entry: squares stay in range, and nothing is rounded.
     largest = jnp.abs(x).max()
     usable = (largest > 0) & jnp.isfinite(largest)
     unit = jnp.exp2(jnp.floor(jnp.log2(jnp.where(usable, largest, 1))))
+
+    def less(rows: Array, *counted: Array) -> Array:
+        rows = rows if centre is None else rows - centre
+        return jnp.where(counted[0][:, None], rows, 0) if counted else rows
+
+    data = (x,) if where is None else (x, where)
     if n < d:
-        x = x if centre is None else x - centre
+        y = less(*data)
         products = (
-            lambda rows: pull(x, (rows / unit).T),
-            lambda columns: push(x, (columns / unit).T).T,
-            lambda rows: push(x, pull((rows / unit).T, x) / unit).T,
-            lambda: push(x / unit, x / unit),
+            lambda rows: pull(y, (rows / unit).T),
+            lambda columns: push(y, (columns / unit).T).T,
+            lambda rows: push(y, pull((rows / unit).T, y) / unit).T,
+            lambda: push(y / unit, y / unit),
+            lambda rows: square(pull(y, (rows / unit).T)),
         )
     else:
-        less = (lambda rows: rows) if centre is None else (lambda rows: rows - centre)
         products = (
-            lambda rows: push(less(x), rows / unit),
-            lambda columns: total(lambda c, r: pull(c, less(r)), columns / unit, x),
-            lambda rows: total(lambda r: pull(push(less(r), rows / unit) / unit, less(r)), x),
-            lambda: gram(x, lambda rows: less(rows) / unit),
+            lambda rows: push(less(*data), rows / unit),
+            lambda columns: total(lambda c, *r: pull(c, less(*r)), columns / unit, *data),
+            lambda rows: total(
+                lambda *r: pull(push(less(*r), rows / unit) / unit, less(*r)), *data
+            ),
+            lambda: gram(lambda *r: less(*r) / unit, *data),
+            lambda rows: total(lambda *r: square(push(less(*r), rows / unit)), *data),
         )
     return Products(*products, min(n, d), x.dtype, n < d, True, unit)
 
@@ -123,6 +141,7 @@ class Leading(NamedTuple):
     rounds: Array
 
 
+@highest
 def leading(
     products: Products,
     key: Array | None,
@@ -130,12 +149,14 @@ def leading(
     rank: int,
     tol: float | None,
     max_restarts: int,
+    spectrum: bool | None = None,
 ) -> Leading:
     """Find the leading singular values and vectors of the shorter side, round by round.
 
     A round takes the top of XᵀX and, where its squared rounding matters, refines it by a step
     of subspace iteration on X. What is good by then is locked, and the next round looks for
-    the rest beside it, where the rounding is that of smaller values.
+    the rest beside it, where the rounding is that of smaller values. The first round takes all
+    eigenvectors where `spectrum` says so, or where they are the cheaper way.
 
     Returns:
         The rows and values, some beyond the rank among them, of the matrix over its unit.
@@ -146,6 +167,8 @@ def leading(
     whole = not _krylov.fits(rank, width)  # all eigenvectors: one round is enough
     keep = width if whole else _krylov.kept_rows(rank, width)
     index = jnp.arange(keep)
+    if spectrum is None:
+        spectrum = products.dense and width <= GRAM_WIDTH
 
     def search(s: Leading) -> _krylov.Ritz:
         start = _krylov.start_block(key, width, dtype)
@@ -156,7 +179,7 @@ def leading(
             accuracy=accuracy, restarts=max_restarts, locked=s.rows, count=s.good,
         )  # fmt: skip
 
-    def spectrum(_: Leading) -> _krylov.Ritz:
+    def all_pairs(_: Leading) -> _krylov.Ritz:
         square = products.gram()
         finite = jnp.isfinite(square).all()
         values, v = jnp.linalg.eigh(jnp.where(finite, square, 0), symmetrize_input=False)
@@ -167,6 +190,12 @@ def leading(
     def as_found(rows: Array, values: Array) -> tuple[Array, Array, Array]:
         return jnp.sqrt(jnp.maximum(values, 0)), rows, jnp.zeros(keep, dtype)
 
+    def resolved(rows: Array, _: Array) -> tuple[Array, Array, Array]:
+        for _pass in range(2):
+            _, s, mix, _ = small_svd(_root(products.inner(rows))[1])
+            rows = mix @ rows
+        return s, rows, jnp.zeros(keep, dtype)
+
     def refined(rows: Array, _: Array) -> tuple[Array, Array, Array]:
         q, _ = orthonormal(products.push(rows))
         _, s, new, _ = small_svd(products.pull(q))
@@ -176,9 +205,9 @@ def leading(
 
     def one_round(s: Leading) -> Leading:
         if whole:
-            ritz = spectrum(s)
-        elif products.dense and width <= GRAM_WIDTH:
-            ritz = lax.cond(s.rounds == 0, spectrum, search, s)
+            ritz = all_pairs(s)
+        elif spectrum:
+            ritz = lax.cond(s.rounds == 0, all_pairs, search, s)
         else:
             ritz = search(s)
         finite = jnp.isfinite(ritz.values).all()
@@ -186,7 +215,9 @@ def leading(
         rows = jnp.where(finite, jnp.concatenate([s.rows, ritz.vectors])[place], 0)
         # Squared, the last value asked for is rounded as the largest is.
         plain = (s.good == 0) & (ritz.values[0] <= 256 * ritz.values[rank - 1])
-        sizes, rows, errors = lax.cond(plain, as_found, refined, rows, ritz.values)
+        sizes, rows, errors = lax.cond(
+            plain, as_found, resolved if whole else refined, rows, ritz.values
+        )
         good = errors * sizes <= accuracy * sizes + 8 * eps * sizes[0]
         return Leading(
             sizes,
@@ -211,6 +242,38 @@ def leading(
     )
 
 
+@highest
+def change(some: Triplets, whole: Triplets, dx: Array) -> Triplets:
+    """How the leading triplets of a matrix change with it; `whole` has all of its triplets.
+
+    Rotations among equal singular values are left out: their direction is not determined, and
+    nothing that is depends on it. Golub and Van Loan (2013), section 2.4, and Townsend,
+    Differentiating the Singular Value Decomposition (2016).
+
+    Returns:
+        The change of each part.
+    """
+    u, s, v = some[0], some[1], some[2].T
+    all_u, all_s, all_v = whole[0], whole[1], whole[2].T
+    r = len(s)
+    u2, s2, v2 = all_u[:, r:], all_s[r:, None], all_v[:, r:]
+    right, left = dx @ v, dx.T @ u
+    inner, below, beside = u.T @ right, u2.T @ right, v2.T @ left
+
+    equal = jnp.abs(s - s[:, None]) <= jnp.finfo(s.dtype).eps ** (2 / 3) * s[0]
+    turn = jnp.where(equal, 0, 1 / jnp.where(equal, 1, (s - s[:, None]) * (s + s[:, None])))
+    turn2 = 1 / ((s - s2) * (s + s2))
+    inverse = jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)
+    du = u @ (turn * (inner * s + s[:, None] * inner.T))
+    du += u2 @ (turn2 * (below * s + s2 * beside))
+    du += (right - all_u @ (all_u.T @ right)) * inverse
+    dv = v @ (turn * (s[:, None] * inner + inner.T * s))
+    dv += v2 @ (turn2 * (s2 * below + beside * s))
+    dv += (left - all_v @ (all_v.T @ left)) * inverse
+    return du, jnp.diagonal(inner), dv.T
+
+
+@highest
 def orthonormal(y: Array) -> tuple[Array, Array]:
     """Orthonormal columns q near those of y, zero where they depend on others; q @ factor = y.
 
@@ -220,26 +283,37 @@ def orthonormal(y: Array) -> tuple[Array, Array]:
     Returns:
         q and the factor.
     """
-
-    def once(y: Array) -> tuple[Array, Array, Array]:
-        square = total(lambda rows: pull(rows, rows), y)
-        square = jnp.where(jnp.isfinite(square).all(), square, 0)
-        size = jnp.sqrt(jnp.diagonal(square))
-        unit = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
-        values, v = jnp.linalg.eigh(square * unit * unit[:, None])
-        live = values > 4 * len(values) * jnp.finfo(y.dtype).eps * values[-1]
-        root = jnp.sqrt(jnp.where(live, values, 1))
-        inverse = unit[:, None] * jnp.matmul(v * jnp.where(live, 1 / root, 0), v.T)
-        factor = jnp.matmul(v * jnp.where(live, root, 0), v.T) * size
-        return push(y, inverse.T), factor, values[0] < 0.25
-
-    q, factor, poor = once(y)
+    inverse, factor, poor = _root(total(square, y))
+    q = push(y, inverse.T)
 
     def again(q: Array, factor: Array) -> tuple[Array, Array]:
-        q, second, _ = once(q)
-        return q, second @ factor
+        inverse, second, _ = _root(total(square, q))
+        return push(q, inverse.T), second @ factor
 
     return lax.cond(poor, again, lambda q, factor: (q, factor), q, factor)
+
+
+def square(y: Array) -> Array:
+    """YᵀY."""
+    return pull(y, y)
+
+
+def _root(inner: Array) -> tuple[Array, Array, Array]:
+    """A root of YᵀY, its inverse where there is one, and whether Y is far from orthogonal.
+
+    Scaled to unit columns first: then small columns are not rounded as large ones are.
+
+    Returns:
+        The inverse, the root and the verdict.
+    """
+    inner = jnp.where(jnp.isfinite(inner).all(), inner, 0)
+    size = jnp.sqrt(jnp.diagonal(inner))
+    unit = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
+    values, v = jnp.linalg.eigh(inner * unit * unit[:, None])
+    live = values > 4 * len(values) * jnp.finfo(inner.dtype).eps * values[-1]
+    root = jnp.sqrt(jnp.where(live, values, 1))
+    inverse = unit[:, None] * ((v * jnp.where(live, 1 / root, 0)) @ v.T)
+    return inverse, ((v * jnp.where(live, root, 0)) @ v.T) * size, values[0] < 0.25
 
 
 def complete(columns: Array) -> Array:
@@ -261,3 +335,10 @@ def small_svd(x: Array) -> tuple[Array, Array, Array, Array]:
     finite = jnp.isfinite(x).all()
     u, s, vt = jnp.linalg.svd(jnp.where(finite, x, 0), full_matrices=False)
     return u, s, vt, finite
+
+
+def signs(rows: Array) -> Array:
+    """Factors of one or minus one that make the largest entry of each row positive."""
+    largest = jnp.abs(rows).argmax(axis=1, keepdims=True)
+    negative = jnp.take_along_axis(rows, largest, axis=1) < 0
+    return jnp.where(negative, -1, 1).astype(rows.dtype)
