@@ -467,8 +467,8 @@ def fit_pca_stream(
     values, v = np.linalg.eigh(state.scatter if finite else np.zeros_like(state.scatter))
     variances = np.maximum(values, 0)[::-1] / (state.n - 1)
     parts = state.mean, v.T[::-1], variances, variances.sum()
-    mean, rows, variances, whole = (jnp.asarray(part, dtype) for part in parts)
-    fitted = _finished(mean, rows, variances, whole, jnp.asarray(finite))
+    mean, rows, along, whole = (jnp.asarray(part, dtype) for part in parts)
+    fitted = _finished(mean, rows, along, whole, jnp.asarray(finite))
     if variance is not None:
         return _first("fit_pca_stream", fitted, variance)
     return fitted._replace(
