@@ -166,7 +166,7 @@ def leading(
     accuracy = (10 * eps if tol is None else tol) ** 0.5
     whole = not _krylov.fits(rank, width)  # all eigenvectors: one round is enough
     keep = width if whole else _krylov.kept_rows(rank, width)
-    index = jnp.arange(keep)
+    index = jnp.arange(keep, dtype=jnp.int32)
     if spectrum is None:
         spectrum = products.dense and width <= GRAM_WIDTH
 
