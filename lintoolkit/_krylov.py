@@ -46,8 +46,8 @@ def kept_rows(rank: int, width: int) -> int:
 
 
 def basis_rows(rank: int, width: int) -> int:
-    """Rows of the basis: the locked, the kept, and room for some blocks more."""
-    return min(rank + kept_rows(rank, width) + max(6 * BLOCK, rank), width)
+    """Rows of the basis: the locked, the kept, some blocks more; the next is orthogonal too."""
+    return min(rank + kept_rows(rank, width) + max(6 * BLOCK, rank), width - BLOCK)
 
 
 def fits(rank: int, width: int) -> bool:
