@@ -556,7 +556,7 @@ def _less(mean: Array, rows: Array, where: Array | None = None) -> Array:
 def _merged(a: Moments, b: Moments) -> Moments:
     # Operators alone: of JAX's arrays under jit, of NumPy's in float64 on the host.
     count = a.n + b.n
-    share = b.n / (count + (count == 0))
+    share = b.n / (count + (count == 0).astype(count.dtype))
     delta = b.mean - a.mean
     spread = a.n * share * delta[:, None] * delta[None, :]
     return Moments(count, a.mean + share * delta, a.scatter + b.scatter + spread)

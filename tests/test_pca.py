@@ -117,3 +117,292 @@ def test_components_are_those_of_a_full_svd(rng, shape, dtype, solver):
     np.testing.assert_allclose(found, deviations, rtol=1e-3)
     if dtype == "float32":  # control
         assert not np.allclose(by_covariance(x, RANK), deviations, rtol=0.5, atol=0)
+
+
+def test_half_precision_is_computed_in_float32(rng):
+    x = with_spectrum(rng, 53, 7, "slow", "bfloat16")
+    fitted = fit_pca(x, rank=3)
+    assert {part.dtype for part in fitted[:-1]} == {jnp.dtype("float32")}
+    assert_is_pca(fitted, x, 1e-5)
+
+
+@pytest.mark.parametrize("n", [211, 2503])
+def test_a_large_mean_does_not_drown_the_deviations(rng, n):
+    x = jnp.asarray(1e4 + rng.standard_normal((n, 29)) * np.linspace(1, 2, 29), "float32")
+    expected = reference(x)[2]
+    state = moments(x)
+    for fitted in (fit_pca(x, rank=29), pca_of_moments(state, rank=29)):
+        np.testing.assert_allclose(fitted.explained_variance, expected, rtol=1e-4)
+        np.testing.assert_allclose(fitted.total_variance, expected.sum(), rtol=1e-4)
+    mean = x.mean(axis=0)
+    uncentred = np.linalg.eigvalsh(x.T @ x - n * mean[:, None] * mean)[::-1] / (n - 1)
+    assert differs(uncentred, expected)  # control
+
+
+# Laws
+
+
+def test_all_components_hold_all_variance_and_any_shift_the_same(rng):
+    x = draw(rng, 31, 7)
+    fitted = fit_pca(x, rank=7)
+    np.testing.assert_allclose(fitted.explained_variance.sum(), fitted.total_variance)
+    np.testing.assert_allclose(fitted.total_variance, x.var(axis=0, ddof=1).sum())
+    np.testing.assert_allclose(explained_variance_ratio(fitted).sum(), 1)
+    some = fit_pca(x, rank=3)
+    ratio = some.explained_variance / x.var(axis=0, ddof=1).sum()
+    np.testing.assert_allclose(explained_variance_ratio(some), ratio)
+    shift = 100 * draw(rng, 7)
+    moved = fit_pca(x + shift, rank=7)
+    np.testing.assert_allclose(moved.mean, fitted.mean + shift)
+    np.testing.assert_allclose(moved.explained_variance, fitted.explained_variance)
+    np.testing.assert_allclose(moved.components, fitted.components, atol=1e-11)
+    order = rng.permutation(31)
+    mixed = fit_pca(x[order], rank=7)
+    np.testing.assert_allclose(mixed.components, fitted.components, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(31, 7), (5, 13)])
+def test_the_largest_entry_of_a_component_is_positive(rng, shape):
+    for x in (draw(rng, *shape), -draw(rng, *shape)):
+        components = fit_pca(x, rank=4).components
+        assert (components.max(axis=1) == jnp.abs(components).max(axis=1)).all()
+
+
+def test_codes_are_coordinates_and_decode_to_the_projection(rng):
+    x, other = draw(rng, 31, 7), draw(rng, 2, 3, 7)
+    fitted = fit_pca(x, rank=3)
+    mean, components, variances = reference(x)
+    components = components[:3]
+    codes = pca_encode(fitted, other)
+    np.testing.assert_allclose(codes, (exact(other) - mean) @ components.T, atol=1e-12)
+    projected = mean + (exact(other) - mean) @ components.T @ components
+    np.testing.assert_allclose(pca_decode(fitted, codes), projected, atol=1e-12)
+    np.testing.assert_allclose(pca_decode(fitted, pca_encode(fitted, projected)), projected)
+    lost = jnp.square(x - pca_decode(fitted, pca_encode(fitted, x))).sum() / 30
+    np.testing.assert_allclose(lost, variances[3:].sum())
+
+    white = pca_encode(fitted, x, whiten=True)
+    np.testing.assert_allclose(np.cov(white.T), np.eye(3), atol=1e-12)
+    assert differs(np.cov(pca_encode(fitted, x).T), np.eye(3))  # control
+    again = pca_decode(fitted, white, whiten=True)
+    np.testing.assert_allclose(again, pca_decode(fitted, pca_encode(fitted, x)), atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.95, 0.999, 1.0])
+def test_a_share_of_the_variance_takes_the_fewest_components(rng, share):
+    x = draw(rng, 31, 13) * jnp.linspace(1, 5, 13)
+    shares = reference(x)[2] / reference(x)[2].sum()
+    rank = 13 if share == 1 else int((np.cumsum(shares) < share).sum()) + 1
+    chunks = [x[:11], x[11:]]
+    for fitted in (fit_pca(x, variance=share), fit_pca_stream(chunks, variance=share)):
+        assert fitted.components.shape == (rank, 13)
+        assert fitted.explained_variance.shape == (rank,)
+        np.testing.assert_allclose(explained_variance_ratio(fitted), shares[:rank])
+
+
+def test_rows_that_do_not_differ_have_no_variance():
+    x = jnp.broadcast_to(jnp.array([3.0, -0.1, 1e6]), (5, 3))
+    for fitted in (fit_pca(x, rank=2), pca_of_moments(moments(x), rank=2)):
+        assert fitted.ok
+        assert fitted.total_variance == 0
+        assert (fitted.explained_variance == 0).all()
+        assert (explained_variance_ratio(fitted) == 0).all()
+        np.testing.assert_allclose(fitted.components @ fitted.components.T, jnp.eye(2))
+        assert (pca_encode(fitted, x, whiten=True) == 0).all()
+        np.testing.assert_allclose(pca_decode(fitted, pca_encode(fitted, x)), x)
+    assert len(fit_pca(x, variance=1.0).components) <= 3
+
+
+def test_a_constant_column_takes_no_part(rng):
+    x = draw(rng, 31, 7).at[:, 2].set(1e3)
+    fitted = fit_pca(x, rank=7)
+    np.testing.assert_allclose(fitted.components[:6, 2], 0, atol=1e-12)
+    np.testing.assert_allclose(fitted.explained_variance[6], 0, atol=1e-12)
+    rest = fit_pca(jnp.delete(x, 2, axis=1), rank=6)
+    np.testing.assert_allclose(fitted.explained_variance[:6], rest.explained_variance)
+
+
+# Rows that do not count
+
+
+@pytest.mark.parametrize("shape", [(31, 7), (13, 29), (2503, 7)])
+@pytest.mark.parametrize("garbage", [1e30, jnp.nan])
+def test_masked_rows_are_as_if_dropped(rng, shape, garbage):
+    where = rng.random(shape[0]) < 0.8
+    x = draw(rng, *shape)
+    x = jnp.where(where[:, None], x, garbage)
+    kept, mask = x[np.flatnonzero(where)], jnp.asarray(where)
+    masked = fit_pca(x, rank=5, where=mask)
+    for part, expected in zip(masked, fit_pca(kept, rank=5), strict=True):
+        np.testing.assert_allclose(part, expected, rtol=1e-10, atol=1e-12)
+    for part, expected in zip(moments(x, where=mask), moments(kept), strict=True):
+        np.testing.assert_allclose(part, expected, rtol=1e-10, atol=1e-12)
+    assert masked.ok
+    control = fit_pca(x, rank=5)
+    assert not control.ok or differs(control.mean, masked.mean)
+
+
+def test_one_row_that_counts_is_too_few(rng):
+    x = draw(rng, 7, 3)
+    for where in (jnp.arange(7) == 3, jnp.zeros(7, bool)):
+        fitted = fit_pca(x, rank=2, where=where)
+        assert not fitted.ok
+        assert np.isnan(fitted.components).all()
+        assert np.isnan(fitted.explained_variance).all()
+        assert not pca_of_moments(moments(x, where=where), rank=2).ok
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("shape", [(31, 7), (7, 31)])
+def test_a_bad_item_is_flagged_and_spares_its_neighbours(rng, shape, bad):
+    x = draw(rng, 3, *shape)
+    fit = partial(fit_pca, rank=3)
+    good = jax.vmap(fit)(x)
+    found = jax.vmap(fit)(x.at[1, 4, 2].set(bad))
+    assert found.ok.tolist() == [True, False, True]
+    for part, expected in zip(found[:-1], good[:-1], strict=True):
+        assert np.isnan(part[1]).all()
+        np.testing.assert_array_equal(part[::2], expected[::2])
+    assert not fit_pca(x[1].at[4, 2].set(bad), variance=0.5).ok
+    assert not fit_pca_stream([x[0], x[1].at[4, 2].set(bad)], rank=2).ok
+
+
+# Sparse rows
+
+
+@pytest.mark.parametrize("shape", [(211, 29), (29, 211), (131, 311)])
+@pytest.mark.parametrize("kind", [BCOO, BCSR])
+def test_sparse_rows_are_as_if_dense(rng, shape, kind):
+    x = 1 + draw(rng, *shape) * jnp.asarray(rng.random(shape[1]))
+    x = x * jnp.asarray(rng.random(shape) < 0.1, x.dtype)
+    fitted = fit_pca(kind.fromdense(x), rank=5)
+    for part, expected in zip(fitted, fit_pca(x, rank=5), strict=True):
+        np.testing.assert_allclose(part, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_sparse_rows_are_not_made_dense(rng):
+    n, d, stored = 3001, 907, 2000
+    places = jnp.asarray(rng.integers(0, (n, d), (stored, 2)))
+    x = BCOO((draw(rng, stored, dtype="float32"), places), shape=(n, d))
+    temps = lambda f, x: jax.jit(f).lower(x).compile().memory_analysis().temp_size_in_bytes
+    fit = partial(fit_pca, rank=5)
+    assert temps(fit, x) < 4 * n * d / 2
+    assert temps(lambda x: fit(x.todense()), x) > 4 * n * d  # control
+
+
+# States that merge
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.sampled_from([1, 3, 11]), min_size=1, max_size=7),
+    st.integers(0, 999),
+    st.sampled_from(["float32", "float64"]),
+)
+def test_moments_of_any_parts_in_any_order_merge_into_the_whole(sizes, seed, dtype):
+    rng = np.random.default_rng(seed)
+    x = draw(rng, sum(sizes), 5, dtype=dtype) + 100
+    parts = [moments(x[end - size : end]) for size, end in zip(sizes, np.cumsum(sizes))]
+    parts = [parts[i] for i in rng.permutation(len(parts))]
+    while len(parts) > 1:  # any two neighbours, so any tree
+        i = rng.integers(len(parts) - 1)
+        parts[i : i + 2] = [merge_moments(*parts[i : i + 2])]
+    n, mean, scatter = parts[0]
+    wide = exact(x)
+    centred = wide - wide.mean(axis=0)
+    eps = 100 * float(jnp.finfo(dtype).eps)
+    assert n == len(x)
+    np.testing.assert_allclose(mean, wide.mean(axis=0), rtol=eps)
+    np.testing.assert_allclose(scatter, centred.T @ centred, rtol=0, atol=1e3 * eps * len(x))
+
+
+def test_no_rows_change_nothing(rng):
+    some = moments(draw(rng, 13, 3))
+    empty = Moments(jnp.zeros(()), jnp.zeros(3), jnp.zeros((3, 3)))
+    for merged in (merge_moments(some, empty), merge_moments(empty, some)):
+        for part, expected in zip(merged, some, strict=True):
+            np.testing.assert_array_equal(part, expected)
+    for part in merge_moments(empty, empty):
+        assert (part == 0).all()
+
+
+@pytest.mark.parametrize("n", [211, 2503])
+def test_components_of_moments_are_those_of_the_rows(rng, n):
+    x = with_spectrum(rng, n, 29, "slow")
+    parts = [moments(part) for part in (x[:97], x[97:])]
+    fitted = pca_of_moments(merge_moments(*parts), rank=RANK)
+    assert_is_pca(fitted, x, 1e-12)
+
+
+# Streams
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_stream_is_as_if_in_memory(rng, tmp_path, dtype):
+    x = np.asarray(with_spectrum(rng, 211, 29, "slow", dtype))
+    np.save(tmp_path / "rows.npy", x)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    assert isinstance(mapped, np.memmap)
+    parts = np.split(x, [1, 80, 103])  # each of another length
+    rtol = 1e-5 if dtype == "float32" else 1e-12
+    for chunks, rows in (
+        (parts, 1),
+        ((part for part in parts), 1),
+        ((jnp.asarray(part) for part in parts), 1),
+        (mapped, 64),
+        (mapped, 1000),
+        (x, 65),
+    ):
+        fitted = fit_pca_stream(chunks, rank=RANK, chunk_rows=rows)
+        assert {part.dtype for part in fitted[:-1]} == {jnp.dtype(dtype)}
+        assert_is_pca(fitted, x, rtol)
+
+
+# Derivatives
+
+
+def corners(kind):
+    """Rows about zero; two largest deviations are equal, or not."""
+    first, second = {"repeated": (2.0, 2.0), "distinct": (3.0, 2.0)}[kind]
+    tall = np.concatenate([np.diag([first, second, 1]), -np.diag([first, second, 1])])
+    wave = np.array([[1, 1, 1], [-1, 1, -1], [1, -1, -1], [-1, -1, 1]])
+    wide = wave * [first, second, 1] @ np.eye(3, 7)
+    return {"tall": jnp.asarray(tall), "wide": jnp.asarray(wide)}
+
+
+def rebuilt(x, **options):
+    fitted = fit_pca(jnp.asarray(x), rank=2, **options)
+    return pca_decode(fitted, pca_encode(fitted, jnp.asarray(x)))
+
+
+@pytest.mark.parametrize("kind", ["repeated", "distinct"])
+@pytest.mark.parametrize("shape", ["tall", "wide"])
+def test_derivatives_are_those_of_differences(kind, shape):
+    x = corners(kind)[shape]
+    padded = jnp.zeros((len(x) + 2, x.shape[1])).at[1:-1].set(x).at[jnp.array([0, -1])].set(5)
+    mask = jnp.ones(len(padded), bool).at[jnp.array([0, -1])].set(False)
+    for of in (
+        rebuilt,
+        lambda x, **o: fit_pca(jnp.asarray(x), rank=2, **o).explained_variance.sum(),
+        lambda x, **o: fit_pca(jnp.asarray(x), rank=2, **o).total_variance,
+        lambda x, **o: fit_pca(jnp.asarray(x), rank=1, **o).mean,
+    ):
+        check_grads(of, (x,), order=1)
+        check_grads(partial(of, where=mask), (padded,), order=1)
+
+
+def test_derivatives_by_the_plain_road_are_not_finite_where_variances_repeat():
+    def plain(x):
+        y = x - x.mean(axis=0)
+        _, _, vt = jnp.linalg.svd(y, full_matrices=False)
+        return (y @ vt[:2].T @ vt[:2]).sum()
+
+    def by_covariance(x):
+        y = x - x.mean(axis=0)
+        v = jnp.linalg.eigh(y.T @ y)[1][:, ::-1][:, :2]
+        return (y @ v @ v.T).sum()
+
+    for x in corners("repeated").values():
+        for naive in (plain, by_covariance):
+            assert not np.isfinite(jax.grad(naive)(x)).all()
+        assert np.isfinite(jax.grad(lambda x: rebuilt(x).sum())(x)).all()
