@@ -4,6 +4,8 @@
   frames, convolution.
 - `lintoolkit.attention`: vectors that look at each other: weights, attention, heads.
 - `lintoolkit.similarity`: dot products, cosines, the nearest rows, analogies.
+- `lintoolkit.factorize`: recommenders: alternating least squares on sparse ratings.
+- `lintoolkit.regression`: the normal equation, least squares by QR, ridge.
 - `lintoolkit.train`: one optax loop as a scan.
 - `lintoolkit.cost`: the work, bytes and memory of any JAX function, from what XLA compiled.
 

@@ -383,8 +383,10 @@ def _alternate(
         return _solve(rows, other, rows.first + weight, weight, unseen + ridge)
 
     def sweep(_: int, sides: tuple[Array, Array]) -> tuple[Array, Array]:
-        user_side = against(by_user, sides[1])
-        return user_side, against(by_item, user_side)
+        with jax.named_scope("users"):
+            user_side = against(by_user, sides[1])
+        with jax.named_scope("items"):
+            return user_side, against(by_item, user_side)
 
     drawn = jax.random.normal(key, (m, rank), wide) / math.sqrt(rank)
     begin = jnp.zeros((n, width), wide), jnp.zeros((m, width), wide).at[:, :rank].set(drawn)
@@ -403,7 +405,7 @@ def _sort(rows: Array, columns: Array, ratings: Array, n: int) -> _Sorted:
     again = (rows[1:] == rows[:-1]) & (columns[1:] == columns[:-1])
     first = jnp.concatenate([jnp.ones(1, bool), ~again]).astype(ratings.dtype)
     start = jnp.searchsorted(rows, jnp.arange(n + 1, dtype=rows.dtype)).astype(jnp.int32)
-    length = _run_length(len(rows), n)
+    length = _plan(len(rows), n, 1).length
     runs = (jnp.diff(start) + length - 1) // length
     run_start = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(runs, dtype=jnp.int32)])
     # At most this many runs, however the ratings fall on the rows.
@@ -413,21 +415,32 @@ def _sort(rows: Array, columns: Array, ratings: Array, n: int) -> _Sorted:
     return _Sorted(columns, ratings, first, start, run_start, run_row)
 
 
-def _run_length(e: int, n: int) -> int:
+class _Plan(NamedTuple):
+    """How long a run is, how many rows are solved together, from how many runs at a time.
+
+    No array has more than 2²¹ numbers (one row's matrix at least), whatever e and n are.
+    """
+
+    length: int
+    block: int
+    chunk: int
+
+
+def _plan(e: int, n: int, width: int) -> _Plan:
     # Long runs make better products, short ones leave less of a row's last run empty.
-    return 2 ** min(7, max(2, round(math.log2(4 * math.sqrt(e / n)))))
+    length = 2 ** min(7, max(2, round(math.log2(4 * math.sqrt(e / n)))))
+    block = min(n, max(1, 2**21 // width**2))
+    chunk = min(e // length + n, max(1, 2**19 // (width * max(width, length))))
+    return _Plan(length, block, chunk)
 
 
 def _solve(
     rows: _Sorted, other: Array, target: Array, weight: Array | None, base: Array
 ) -> Array:
     r"""Least squares for every row: $(B + \sum_j w_j y_j y_j^\top) x = \sum_j t_j y_j$."""
-    # Blocks of rows: their matrices are summed up from chunks of runs, then solved together.
-    # No array has more than 2²¹ numbers (one row's matrix at least), whatever e and n are.
+    # Each row's matrix is summed up from runs of its ratings, then a block is solved at once.
     n, e, width = len(rows.start) - 1, len(target), other.shape[1]
-    length = _run_length(e, n)
-    block = min(n, max(1, 2**21 // width**2))
-    chunk = min(len(rows.run_row), max(1, 2**19 // (width * max(width, length))))
+    length, block, chunk = _plan(e, n, width)
     highest = partial(jnp.einsum, precision="highest")
 
     def solve_block(first: Array) -> Array:

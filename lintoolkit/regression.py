@@ -5,6 +5,7 @@ The intercept is the caller's: append a column of ones to ``x``, and its coeffic
 intercept. Letters: n examples, d features, k targets.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -69,11 +70,11 @@ def normal_equation(
     a, b = _wide(x, y)
     gram = jnp.matmul(a.T, a, precision="highest")
     factor = lax.linalg.cholesky(gram, symmetrize_input=False)
-    weights = jax.scipy.linalg.cho_solve(
-        (factor, True), jnp.matmul(a.T, b, precision="highest")
-    )
-    sine2 = jnp.diagonal(factor) ** 2 / jnp.diagonal(gram)
-    return _answer(weights, sine2 > len(gram) * jnp.finfo(gram.dtype).eps, x, y)
+    right = _beside_identity(jnp.matmul(a.T, b, precision="highest"))
+    solved = jax.scipy.linalg.cho_solve((factor, True), right)
+    weights, inverse = solved[:, : b.shape[1]], solved[:, b.shape[1] :]
+    sine = 1 / (jnp.diagonal(gram) * jnp.diagonal(inverse))  # squared
+    return _answer(weights, sine, x, y)
 
 
 def normal_equation_flops(*, n: int, d: int, k: int = 1) -> int:
@@ -85,9 +86,9 @@ def normal_equation_flops(*, n: int, d: int, k: int = 1) -> int:
         k: Targets.
 
     Returns:
-        2 n d² + 2 n d k + d³ / 3 + 2 d² k, rounded.
+        2 n d (d + k) + d³ / 3 + 2 d² (d + k), rounded.
     """
-    return 2 * n * d * d + 2 * n * d * k + round(d**3 / 3) + 2 * d * d * k
+    return 2 * n * d * (d + k) + round(d**3 / 3) + 2 * d * d * (d + k)
 
 
 @jax.jit
@@ -140,9 +141,9 @@ def least_squares_flops(*, n: int, d: int, k: int = 1) -> int:
         k: Targets.
 
     Returns:
-        4 n d² - 4 d³ / 3 + 2 n d k + d² k, rounded.
+        4 n d² - 4 d³ / 3 + 2 n d k + d² (d + k), rounded.
     """
-    return 2 * round(2 * n * d * d - 2 * d**3 / 3) + 2 * n * d * k + d * d * k
+    return 2 * round(2 * n * d * d - 2 * d**3 / 3) + 2 * n * d * k + d * d * (d + k)
 
 
 @jax.jit
@@ -216,18 +217,24 @@ def ridge_flops(*, n: int, d: int, k: int = 1) -> int:
 
 
 def _by_qr(a: Array, b: Array) -> tuple[Array, Array]:
-    """Least squares, and whether each column keeps a direction of its own."""
+    """Least squares, and the sine of each column with the span of the others."""
     q, r = jnp.linalg.qr(a)
-    right = jnp.matmul(q.T, b, precision="highest")
-    weights = lax.linalg.triangular_solve(r, right, left_side=True)
-    # The diagonal is what each column adds to the span of those before it.
-    sine = jnp.abs(jnp.diagonal(r)) / jnp.linalg.norm(r, axis=0)
-    return weights, lax.stop_gradient(sine) > len(r) * jnp.finfo(r.dtype).eps
+    right = _beside_identity(jnp.matmul(q.T, b, precision="highest"))
+    solved = lax.linalg.triangular_solve(r, right, left_side=True)
+    weights, inverse = solved[:, : b.shape[1]], solved[:, b.shape[1] :]
+    return weights, 1 / (jnp.linalg.norm(r, axis=0) * jnp.linalg.norm(inverse, axis=1))
 
 
-def _answer(weights: Array, apart: Array, x: Array, y: Array) -> Coefficients:
+def _beside_identity(right: Array) -> Array:
+    """Right-hand sides, with those that solve for the inverse after them."""
+    return jnp.concatenate([right, jnp.eye(len(right), dtype=right.dtype)], axis=1)
+
+
+def _answer(weights: Array, sine: Array, x: Array, y: Array) -> Coefficients:
+    # What rounding alone leaves of a column that depends on the others.
+    (n, d), eps = x.shape, jnp.finfo(sine.dtype).eps
+    ok = (sine > 4 * (d + math.sqrt(n)) * eps).all()
     # LAPACK turns one infinity into mostly finite numbers, so the arguments are asked too.
-    ok = apart.all()
     for values in (weights, x, y):
         ok &= jnp.isfinite(values).all()
     weights = weights[:, 0] if y.ndim == 1 else weights
