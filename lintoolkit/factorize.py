@@ -382,7 +382,7 @@ def _alternate(
         unseen = jnp.einsum("ir,is->rs", other, other, precision="highest")
         return _solve(rows, other, rows.first + weight, weight, unseen + ridge)
 
-    def sweep(_: int, sides: tuple[Array, Array]) -> tuple[Array, Array]:
+    def sweep(_: Array | int, sides: tuple[Array, Array]) -> tuple[Array, Array]:
         with jax.named_scope("users"):
             user_side = against(by_user, sides[1])
         with jax.named_scope("items"):
@@ -446,7 +446,7 @@ def _solve(
     def solve_block(first: Array) -> Array:
         begin, end = rows.run_start[first], rows.run_start[jnp.minimum(first + block, n)]
 
-        def add_chunk(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        def add_chunk(i: Array | int, sums: tuple[Array, Array]) -> tuple[Array, Array]:
             run = begin + i * chunk + jnp.arange(chunk, dtype=jnp.int32)
             row = rows.run_row.at[run].get(mode="clip")
             entry = rows.start[row] + (run - rows.run_start[row]) * length
