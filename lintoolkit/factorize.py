@@ -370,14 +370,15 @@ def _alternate(
     ratings = ratings.astype(wide)
     mean = ratings.mean() if explicit else jnp.zeros((), wide)
     by_user, by_item = _sort(users, items, ratings, n), _sort(items, users, ratings, m)
-    width = rank + explicit  # the last column of an explicit side is its bias
+    # An explicit side's bias is column `rank`; zeros fill up, as products like multiples of 8.
+    width = 8 * (rank // 8 + 1) if explicit else rank
     ridge = jnp.asarray(l2, wide) * jnp.eye(width, dtype=wide)
 
     def against(rows: _Sorted, other: Array) -> Array:
         """One side, the other being fixed."""
         if explicit:
-            target = rows.ratings - mean - other[:, -1][rows.columns]
-            return _solve(rows, other.at[:, -1].set(1), target, None, ridge)
+            target = rows.ratings - mean - other[:, rank][rows.columns]
+            return _solve(rows, other.at[:, rank].set(1), target, None, ridge)
         weight = jnp.asarray(alpha, wide) * rows.ratings
         unseen = jnp.einsum("ir,is->rs", other, other, precision="highest")
         return _solve(rows, other, rows.first + weight, weight, unseen + ridge)
@@ -393,11 +394,11 @@ def _alternate(
     sides = lax.fori_loop(0, iterations, sweep, begin)
     ok &= jnp.isfinite(sides[0]).all() & jnp.isfinite(sides[1]).all()
     told = lambda x: jnp.where(ok, x, jnp.nan).astype(dtype)
-    both = (
-        Side(told(x[:, :rank]), told(x[:, -1] if explicit else jnp.zeros(len(x), wide)))
+    users_side, items_side = (
+        Side(told(x[:, :rank]), told(x[:, rank] if explicit else jnp.zeros(len(x), wide)))
         for x in sides
     )
-    return Recommender(*both, told(mean), ok)
+    return Recommender(users_side, items_side, told(mean), ok)
 
 
 def _sort(rows: Array, columns: Array, ratings: Array, n: int) -> _Sorted:
