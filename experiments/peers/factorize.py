@@ -194,8 +194,8 @@ def implicit(key: jax.Array, data: tuple) -> list[dict]:
         }
         first = timed(calls["lintoolkit"])
         model = fit(*arguments)
-        sides = (np.asarray(side.factors) for side in (model.users, model.items))
-        own = implicit_objective(*sides, users, items, amounts)
+        p, q = np.asarray(model.users.factors), np.asarray(model.items.factors)
+        own = implicit_objective(p, q, users, items, amounts)
         peers = {name: calls[name]() for name in ("Cholesky", "CG")}  # warm-up too
         seconds = medians(calls, ROUNDS)
         counted = flops(fit, arguments, rank)
