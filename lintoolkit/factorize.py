@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export, lax
-from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Integer, Key, UInt32
 
 from lintoolkit import _checks
 from lintoolkit.similarity import TopK
 
+AnyKey = Key[Array, ""] | UInt32[Array, "2"]
 Ids = Integer[Array, " e"] | Integer[np.ndarray, " e"]
 Number = Float[Array, ""] | float
 
@@ -52,7 +53,7 @@ for _result in (Side, Recommender):
 
 
 def als(
-    key: PRNGKeyArray,
+    key: AnyKey,
     users: Ids,
     items: Ids,
     ratings: Float[Array, " e"] | Float[np.ndarray, " e"],
@@ -118,7 +119,7 @@ def als(
 
 
 def implicit_als(
-    key: PRNGKeyArray,
+    key: AnyKey,
     users: Ids,
     items: Ids,
     amounts: Float[Array, " e"] | Float[np.ndarray, " e"],
