@@ -65,8 +65,8 @@ def als(
 ) -> Recommender:
     r"""Fit factors and biases to explicit ratings, such as stars.
 
-    Minimises, over the ratings there are and no others,
-    $\sum_{(u,i)} (r_{ui} - \mu - b_u - c_i - p_u \cdot q_i)^2 + \lambda (\sum_u \lVert p_u
+    With $\hat r_{ui} = \mu + b_u + c_i + p_u \cdot q_i$, minimises over the ratings there are,
+    and no others, $\sum_{(u,i)} (r_{ui} - \hat r_{ui})^2 + \lambda (\sum_u \lVert p_u
     \rVert^2 + b_u^2 + \sum_i \lVert q_i \rVert^2 + c_i^2)$ with $\mu$ the mean rating. A
     missing rating is not a zero. A pair that is there twice counts as two observations. Users
     without ratings keep factors and bias 0, so they are told the mean and the item's bias.
@@ -261,8 +261,8 @@ def recommend(
 ) -> TopK:
     r"""Find the items that a user would score highest.
 
-    The k largest $\hat r_{ui}$ of `predict_rating` over all items i but those left out; ties
-    go to the earlier item.
+    The k largest $\hat r_{ui} = \mu + b_u + c_i + p_u \cdot q_i$ over all items i but those
+    left out; ties go to the earlier item.
 
     Args:
         model: From `als` or `implicit_als`.
