@@ -233,8 +233,10 @@ def predict_rating(
             "for all pairs pass users[:, None] and items."
         ) from None
     (p, b), (q, c) = map(_rows, (model.users, model.items), ids)
-    product = jnp.einsum("...r,...r->...", p, q, preferred_element_type=_checks.wide(p.dtype))
-    return (model.mean + b + c + product).astype(p.dtype)
+    wide = _checks.wide(p.dtype)
+    product = jnp.einsum("...r,...r->...", p, q, preferred_element_type=wide)
+    mean, b, c = (x.astype(wide) for x in (model.mean, b, c))
+    return (mean + b + c + product).astype(p.dtype)
 
 
 def predict_rating_flops(*, pairs: int, rank: int) -> int:
@@ -301,7 +303,8 @@ def recommend(
     p, b = _rows(model.users, users)
     wide = _checks.wide(p.dtype)
     product = jnp.einsum("...r,mr->...m", p, model.items.factors, preferred_element_type=wide)
-    scores = model.mean + b[..., None] + model.items.bias + product
+    mean, b, c = (x.astype(wide) for x in (model.mean, b, model.items.bias))
+    scores = mean + b[..., None] + c + product
     if exclude is not None:
         (exclude,) = _ids("recommend", exclude=exclude)
         if exclude.ndim == 0 or exclude.shape[:-1] != users.shape:
