@@ -7,6 +7,8 @@
 - `lintoolkit.pca`: principal components: exact, streaming, sharded, sparse.
 - `lintoolkit.similarity`: dot products, cosines, the nearest rows, analogies.
 - `lintoolkit.eigen`: the dominant eigenvector, PageRank.
+- `lintoolkit.factorize`: recommenders: alternating least squares on sparse ratings.
+- `lintoolkit.regression`: the normal equation, least squares by QR, ridge.
 - `lintoolkit.train`: one optax loop as a scan.
 - `lintoolkit.cost`: the work, bytes and memory of any JAX function, from what XLA compiled.
 

@@ -134,3 +134,44 @@ def multi_head_attention(params, x, heads, visible):
 
 def cosine_similarity(a, b):
     return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+
+
+def als(q, users, items, ratings, shape, l2, iterations):
+    """Explicit feedback: user factors and biases, item factors and biases."""
+    mean, rank = ratings.mean(), q.shape[1]
+    p, b, c = np.zeros((shape[0], rank)), np.zeros(shape[0]), np.zeros(shape[1])
+
+    def half(rows, columns, n, q, c):
+        found = np.zeros((n, rank + 1))
+        for row in range(n):
+            left, right = l2 * np.eye(rank + 1), np.zeros(rank + 1)
+            for e in np.flatnonzero(rows == row):
+                y = np.append(q[columns[e]], 1)
+                left += np.outer(y, y)
+                right += (ratings[e] - mean - c[columns[e]]) * y
+            found[row] = np.linalg.solve(left, right)
+        return found[:, :-1], found[:, -1]
+
+    for _ in range(iterations):
+        p, b = half(users, items, shape[0], q, c)
+        q, c = half(items, users, shape[1], p, b)
+    return p, b, q, c
+
+
+def implicit_als(q, users, items, amounts, shape, l2, iterations, alpha):
+    """Implicit feedback with every pair written out: user factors, item factors."""
+    seen = np.zeros(shape)
+    np.add.at(seen, (users, items), amounts)
+
+    def half(seen, other):
+        found = np.zeros((len(seen), other.shape[1]))
+        for row, amount in enumerate(seen):
+            confidence = np.diag(1 + alpha * amount)
+            left = other.T @ confidence @ other + l2 * np.eye(other.shape[1])
+            found[row] = np.linalg.solve(left, other.T @ confidence @ (amount > 0))
+        return found
+
+    for _ in range(iterations):
+        p = half(seen, q)
+        q = half(seen.T, p)
+    return p, q

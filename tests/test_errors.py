@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from lintoolkit import attention, eigen, layers, similarity, train
+from lintoolkit import attention, eigen, factorize, layers, regression, similarity, train
 
 pytestmark = pytest.mark.usefixtures("as_a_user")
 
@@ -21,6 +21,13 @@ GET = jax.random.key(0)
 squared = lambda w, x: (w - x) ** 2
 fit = partial(train.fit, optimizer=optax.sgd(0.1))
 rank = partial(eigen.pagerank, n=3)
+
+ALS = {"shape": (3, 2), "rank": 1}
+MODEL = factorize.Recommender(
+    factorize.Side(a(3, 1), a(3)), factorize.Side(a(2, 1), a(2)), a(), jnp.array(True)
+)
+als = lambda *args, **o: factorize.als(GET, *args, **ALS | o)
+implicit_als = lambda *args, **o: factorize.implicit_als(GET, *args, **ALS | o)
 
 WRONG = {
     "init_dense: width 0": (
@@ -267,6 +274,97 @@ WRONG = {
     "pagerank: max_iters": (
         lambda: rank(whole(2), whole(2), max_iters=0.5),
         "max_iters must be a whole number",
+    ),
+    "als: seed": (
+        lambda: factorize.als(0, whole(4), whole(4), a(4), **ALS),
+        "key must be one random key",
+    ),
+    "als: lists": (lambda: als([0], [1], [2.0]), "ratings must be one array, got list"),
+    "als: floating ids": (lambda: als(a(4), whole(4), a(4)), "users must be integers"),
+    "als: whole ratings": (lambda: als(whole(4), whole(4), whole(4)), "ratings must be float"),
+    "als: lengths": (
+        lambda: als(whole(4), whole(4), a(5)),
+        r"users \(4,\), items \(4,\) and ratings \(5,\) must be vectors of one length",
+    ),
+    "als: no rating": (lambda: als(whole(0), whole(0), a(0)), "there is nothing in it"),
+    "als: shape": (lambda: als(whole(4), whole(4), a(4), shape=3), "shape must be"),
+    "als: no item": (
+        lambda: als(whole(4), whole(4), a(4), shape=(3, 0)),
+        r"shape\[1\] must be a whole number",
+    ),
+    "als: rank": (lambda: als(whole(4), whole(4), a(4), rank=0), "rank must be a whole"),
+    "als: sweeps": (lambda: als(whole(4), whole(4), a(4), iterations=0), "iterations must be"),
+    "als: user out of range": (
+        lambda: als(3 * whole(4), whole(4), a(4)),
+        "users must be numbers from 0 to 2 .*got 3",
+    ),
+    "als: item below 0": (
+        lambda: als(whole(4), np.array([0, 1, -2, 1]), np.ones(4)),
+        "items must be numbers from 0 to 1 .*got -2",
+    ),
+    "als: missing as NaN": (
+        lambda: als(whole(4), whole(4), a(4).at[2].set(jnp.nan)),
+        "ratings must be finite, got 1 that are not; leave missing",
+    ),
+    "als: l2": (lambda: als(whole(4), whole(4), a(4), l2=0.0), "l2 must be finite and above 0"),
+    "implicit_als: NaN": (
+        lambda: implicit_als(whole(4), whole(4), a(4) * jnp.nan),
+        "amounts must be finite, got 4",
+    ),
+    "implicit_als: zero": (
+        lambda: implicit_als(whole(4), whole(4), a(4).at[0].set(0)),
+        "amounts must be above 0, got 0.0",
+    ),
+    "implicit_als: alpha": (
+        lambda: implicit_als(whole(4), whole(4), a(4), alpha=-1.0),
+        "alpha must be finite and at least 0, got -1.0",
+    ),
+    "predict_rating: names": (
+        lambda: factorize.predict_rating(MODEL, a(2), whole(2)),
+        "users must be integers",
+    ),
+    "predict_rating: shapes": (
+        lambda: factorize.predict_rating(MODEL, whole(3), whole(2)),
+        r"users \(3,\) and items \(2,\) do not broadcast",
+    ),
+    "recommend: k": (lambda: factorize.recommend(MODEL, 0, k=3), "the 2 items, got 3"),
+    "recommend: name": (lambda: factorize.recommend(MODEL, a(), k=1), "users must be integers"),
+    "recommend: half an item": (
+        lambda: factorize.recommend(MODEL, 0, k=0.5),
+        "k must be a whole number",
+    ),
+    "recommend: exclude": (
+        lambda: factorize.recommend(MODEL, whole(3), k=1, exclude=whole(2)),
+        r"exclude must be \(3, 'left_out'\)",
+    ),
+    "recommend: exclude by mask": (
+        lambda: factorize.recommend(MODEL, 0, k=1, exclude=jnp.array([True, False])),
+        "exclude must be integers",
+    ),
+    "normal_equation: integers": (
+        lambda: regression.normal_equation(whole(4, 2), a(4)),
+        "x must be floating",
+    ),
+    "normal_equation: dtypes": (
+        lambda: regression.normal_equation(a(4, 2), a(4).astype("float32")),
+        "operands must share one dtype",
+    ),
+    "normal_equation: few examples": (
+        lambda: regression.normal_equation(a(2, 4), a(2)),
+        "x has 2 examples and 4 features",
+    ),
+    "least_squares: lengths": (
+        lambda: regression.least_squares(a(4, 2), a(5)),
+        r"a row for each example, got \(4, 2\) and \(5,\)",
+    ),
+    "least_squares: few examples": (
+        lambda: regression.least_squares(a(2, 4), a(2)),
+        "ridge.* picks small ones",
+    ),
+    "ridge: vector": (lambda: regression.ridge(a(4), a(4), l2=1.0), r"x must be \(n, d\)"),
+    "ridge: many penalties": (
+        lambda: regression.ridge(a(4, 2), a(4), l2=a(3)),
+        "l2 must be one number",
     ),
     "fit: integers": (lambda: fit(squared, jnp.array(1), a(3)), "params must be floating"),
     "fit: steps": (

@@ -16,14 +16,16 @@ import pytest
 from jax.test_util import check_grads
 from oracles import DTYPES, draw
 
-from lintoolkit import attention, eigen, layers, similarity, train
+from lintoolkit import attention, eigen, factorize, layers, regression, similarity, train
 from lintoolkit.cost import cost
 
-MODULES = (layers, attention, similarity, train, eigen)
+MODULES = (layers, attention, similarity, eigen, factorize, regression, train)
 
 # They read or write files or streams, so they run on the host, under no transformation; or
 # they look at what is known before they call the program, and are in the table all the same.
-HOST = frozenset({"eigen.pagerank", "eigen.power_iteration"})
+HOST = frozenset(
+    "eigen.pagerank eigen.power_iteration factorize.als factorize.implicit_als".split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,8 @@ class Case:
     """A public function at two sizes of distinct primes.
 
     `make(array, **dims)` gives the array arguments, drawing with ``array(*shape)``; `options`
-    are the others. `formula(**dims)` is what the lowered program's `counted` must equal.
+    are the others. `formula(**dims)` is what the lowered program's `counted`, names with a plus
+    between them, must equal.
     """
 
     fn: Callable
@@ -66,10 +69,26 @@ def heads_params(array, d):
     return {name: {"kernel": array(d, d)} for name in ("query", "key", "value", "out")}
 
 
+def feedback(array):
+    users, items = jnp.array([0, 3, 3, 1, 0, 4, 2]), jnp.array([1, 2, 0, 1, 2, 2, 0])
+    return jax.random.key(7), users, items, jnp.abs(array(7)) + jnp.asarray(0.5, array(1).dtype)
+
+
+def recommender(array, n, m, r):
+    sides = (factorize.Side(array(rows, r), array(rows)) for rows in (n, m))
+    return factorize.Recommender(*sides, array(), jnp.array(True))
+
+
 def squared(params, batch):
     return jnp.mean((layers.dense(params, batch) - 1) ** 2)
 
 
+FEEDBACK = {"shape": (5, 3), "rank": 2, "l2": 2.0, "iterations": 2}
+REGRESSION: dict[str, Any] = {
+    "make": lambda array, n, d, k: (array(n, d), array(n, k)),
+    "dims": sizes("n d k", (11, 3, 2), (13, 7, 5)),
+    "counted": "matmul_flops + linalg_flops",
+}
 QKV = sizes("t s h d_k d_v", (3, 5, 2, 7, 11), (13, 2, 5, 3, 7))
 CONV = sizes("n h w kh kw c_in c_out", (2, 5, 7, 3, 2, 1, 11), (3, 13, 11, 4, 5, 2, 7))
 
@@ -226,6 +245,44 @@ TABLE = {
             jax.nn.sigmoid(array()),
         ),
     ),
+    "factorize.als": Case(
+        fn=factorize.als, make=feedback, options=FEEDBACK, differentiable=False
+    ),
+    "factorize.implicit_als": Case(
+        fn=factorize.implicit_als, make=feedback, options=FEEDBACK, differentiable=False
+    ),
+    "factorize.predict_rating": Case(
+        fn=factorize.predict_rating,
+        make=lambda array, pairs, rank: (
+            recommender(array, 5, 3, rank),
+            jnp.arange(pairs) % 5,
+            jnp.arange(pairs) % 3,
+        ),
+        dims=sizes("pairs rank", (7, 2), (11, 13)),
+        formula=factorize.predict_rating_flops,
+    ),
+    "factorize.recommend": Case(
+        fn=lambda *args, **o: factorize.recommend(*args[:-1], exclude=args[-1], **o),
+        make=lambda array, users, items, rank: (
+            recommender(array, 11, items, rank),
+            jnp.arange(users),
+            jnp.arange(2 * users).reshape(users, 2) % items,
+        ),
+        dims=sizes("users items rank", (3, 5, 2), (11, 7, 13)),
+        options={"k": 2},
+        formula=factorize.recommend_flops,
+    ),
+    "regression.normal_equation": Case(
+        fn=regression.normal_equation, formula=regression.normal_equation_flops, **REGRESSION
+    ),
+    "regression.least_squares": Case(
+        fn=regression.least_squares, formula=regression.least_squares_flops, **REGRESSION
+    ),
+    "regression.ridge": Case(
+        fn=lambda x, y: regression.ridge(x, y, l2=0.5),
+        formula=regression.ridge_flops,
+        **REGRESSION,
+    ),
     "train.fit": Case(
         # Losses alone: a serialised program cannot hold optax's own state types.
         fn=lambda params, batches, **o: train.fit(squared, params, batches, **o).losses,
@@ -351,4 +408,5 @@ def test_formula_is_what_the_program_counts(name, size, rng):
     case = TABLE[name]
     fn, args = case.at(rng, size, dtype="float32")
     priced = cost(fn, *args).lowered
-    assert getattr(priced, case.counted) == case.formula(**case.dims[size])
+    counted = sum(getattr(priced, name) for name in case.counted.split(" + "))
+    assert counted == case.formula(**case.dims[size])
