@@ -24,6 +24,7 @@ ROOT = Path(lintoolkit.__file__).parent
 MAY_IMPORT = {
     "_triplets": {"_krylov", "_rows"},
     "attention": {"layers"},
+    "eigen": {"_krylov", "_triplets", "layers"},
     "factorize": {"similarity"},
     "pca": {"_rows", "_triplets", "layers"},
     "svd": {"_krylov", "_triplets", "_rows", "layers"},
