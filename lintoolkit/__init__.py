@@ -2,7 +2,8 @@
 
 - `lintoolkit.layers`: one vector through a layer: dense, mlp, norms, tables, patches,
   frames, convolution.
-- `lintoolkit.attention`: vectors that look at each other: weights, attention, heads.
+- `lintoolkit.attention`: vectors that look at each other: weights, exact attention in O(n)
+  memory, heads, rotations.
 - `lintoolkit.similarity`: dot products, cosines, the nearest rows, analogies.
 - `lintoolkit.train`: one optax loop as a scan.
 - `lintoolkit.cost`: the work, bytes and memory of any JAX function, from what XLA compiled.
