@@ -473,6 +473,8 @@ def _operands(
                     f"{function}: {name} must have shape {shape}, got {ids.shape}; "
                     "(..., t) for queries, (..., s) for keys, (...) for lengths."
                 )
+    if segment_ids is not None and kv_segment_ids is not None:
+        _checks.same_dtype(function, segment_ids=segment_ids, kv_segment_ids=kv_segment_ids)
     if softcap is not None and not softcap > 0:
         raise ValueError(f"{function}: softcap must be above 0, got {softcap}.")
     b = math.prod(batch)
@@ -512,16 +514,14 @@ def _reach(
 ) -> tuple[_rows.Reach, _rows.Reach]:
     """How many keys before and after its own a query sees."""
     if window is None:
-        left = right = math.inf
-    else:
-        left, right = window if isinstance(window, tuple) else (window, window)
-        for reach in (left, right):
-            if not isinstance(reach, int | np.integer) or reach < 0:
-                raise ValueError(
-                    f"{function}: window must be a whole number of keys from 0 up, or two, "
-                    f"(before, after), got {window!r}."
-                )
-    return left, 0 if causal else right
+        return math.inf, 0 if causal else math.inf
+    two = window if isinstance(window, tuple) else (window, window)
+    if len(two) != 2 or not all(isinstance(x, int | np.integer) and x >= 0 for x in two):
+        raise ValueError(
+            f"{function}: window must be a whole number of keys from 0 up, or two, (before, "
+            f"after), got {window!r}."
+        )
+    return two[0], 0 if causal else two[1]
 
 
 def _check_operands(function: str, **operands: Array) -> None:
