@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from jax.test_util import check_grads
 from oracles import DTYPES, assert_agrees, differs, draw, exact
 
+from lintoolkit import _cudnn
 from lintoolkit import attention as attend
 from lintoolkit.cost import cost
 
@@ -320,6 +321,54 @@ def test_the_future_has_no_gradient_across_blocks(rng):
     for i in (0, 255, 256, 300, 520):
         seen = jnp.abs(gradient(v, i)).max(axis=(1, 2)) > 0
         np.testing.assert_array_equal(seen, np.arange(521) <= i)
+
+
+# programs for CUDA, with a stand-in for cuDNN: what each platform gets, not what it computes
+
+
+@jax.custom_vjp
+def stand_in(q, k, v, **_):
+    return jnp.sin(q) * jnp.mean(k) + jnp.mean(v)
+
+
+stand_in.defvjp(lambda *qkv: (stand_in(*qkv), qkv), lambda qkv, _: jax.tree.map(jnp.sinh, qkv))
+
+
+def lowered(fn, platform, *args):
+    return jax.export.export(jax.jit(fn), platforms=[platform])(*args).mlir_module()
+
+
+def test_cuda_alone_gets_cudnn_where_it_applies(monkeypatch, rng):
+    gpu = type("Device", (), {"device_kind": "NVIDIA H100"})
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda *_: [gpu])
+    theirs = lambda q, k, v, **options: stand_in(q, k, v)  # noqa: ARG005
+    monkeypatch.setattr(jax.nn, "dot_product_attention", theirs)
+    q = draw(rng, 2, 5, 3, 8, dtype="bfloat16")
+    has_sine = lambda platform, x, **options: (
+        "stablehlo.sine" in lowered(lambda x: attend.attention(x, x, x, **options), platform, x)
+    )
+    assert has_sine("cuda", q, causal=True)
+    assert not has_sine("cpu", q, causal=True)
+    assert not has_sine("cuda", q, window=2)
+    assert not has_sine("cuda", q, softcap=2.0)
+    assert not has_sine("cuda", q.astype("float32"))
+    assert not has_sine("cuda", draw(rng, 2, 5, 3, 7, dtype="bfloat16"))
+    gradient = jax.grad(lambda x: attend.attention(x, x, x).sum())
+    assert "stablehlo.sinh" in lowered(gradient, "cuda", q) or "chlo.sinh" in lowered(
+        gradient, "cuda", q
+    )
+
+
+def test_what_cudnn_lacks_comes_from_ours(rng):
+    operands = [draw(rng, 5, 2, 3) for _ in range(3)]
+    ours = partial(attend.attention, causal=True)
+    both = _cudnn.prefer_on_cuda(stand_in, ours)
+    assert_agrees(both(*operands), ours(*operands))
+    check_grads(both, operands, order=2, modes=["rev"])
+    loss = lambda fn: lambda *qkv: (fn(*qkv) ** 2).sum()
+    second = lambda fn: jax.jacfwd(jax.grad(loss(fn)))(*operands)
+    assert_agrees(second(both), second(ours))
 
 
 # rotations
