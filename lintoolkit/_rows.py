@@ -20,9 +20,7 @@ from lintoolkit import _checks
 
 # Measured on two CPU cores: products run at full speed from some 256 rows on, and two heads at
 # a time, one for each core, do best unless they are short.
-BLOCK_ROWS, BLOCK_NUMBERS = 256, 2**19
-# Causal queries see keys of as many different lengths at most: each is compiled.
-BUCKETS = 8
+BLOCK_ROWS, BLOCK_NUMBERS, SHORT = 256, 2**19, 2048
 
 Reach = int | float  # keys, or math.inf
 
@@ -69,9 +67,12 @@ class Bucket(NamedTuple):
 def plan(t: int, s: int, left: Reach, right: Reach) -> list[Bucket]:
     """Cut the queries into buckets, each with the keys that some query of it sees."""
     whole = left >= s + t and right >= s + t
-    most = 2 * BLOCK_ROWS if whole and s <= 8 * BLOCK_ROWS else BLOCK_ROWS
+    # Each bucket is compiled, and XLA holds a block of each at once: few where blocks weigh.
+    most, buckets = BLOCK_ROWS, 4 if s <= SHORT else 8
+    if whole:
+        most, buckets = BLOCK_ROWS if s > SHORT else 2 * BLOCK_ROWS, 1
     rows = math.ceil(t / math.ceil(t / most))
-    per_bucket = t if whole else rows * math.ceil(t / rows / BUCKETS)
+    per_bucket = rows * math.ceil(t / rows / buckets)
     # Rows that fill no block come last, in a bucket of their own.
     starts = sorted({*range(0, t, per_bucket), t - t % rows} - {t})
     clip = lambda key: int(min(max(key, 0), s))
