@@ -265,7 +265,8 @@ def temporaries(fn, t):
 def test_memory_grows_with_the_length_and_not_with_its_square(differentiate):
     def growth(fn):
         pulled = jax.grad(lambda *x: fn(*x).sum(), (0, 1, 2)) if differentiate else fn
-        return temporaries(pulled, 4096) / temporaries(pulled, 2048)
+        # Both lengths are cut into blocks alike, which shorter ones are not.
+        return temporaries(pulled, 8192) / temporaries(pulled, 4096)
 
     assert growth(partial(attend.attention, causal=True)) < 2.2
     assert growth(partial(jax.nn.dot_product_attention, is_causal=True)) > 3.5  # control
