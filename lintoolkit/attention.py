@@ -21,7 +21,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from lintoolkit import _checks, _cudnn, _rows
+from lintoolkit import _blockwise, _checks, _cudnn
 from lintoolkit.layers import AnyKey, dense, dense_flops, init_dense
 
 _STATIC = ("causal", "window", "scale", "softcap")
@@ -117,7 +117,7 @@ def attention_weights(
         q=q,
         k=k,
     )
-    table = _rows.weights(rows, keys, options)
+    table = _blockwise.weights(rows, keys, options)
     return table.reshape(*q.shape[:-3], q.shape[-2], *table.shape[-2:]).astype(q.dtype)
 
 
@@ -201,7 +201,7 @@ def attention(
             k=k,
             v=v,
         )
-        y = jnp.moveaxis(_rows.attend(rows, keys, options), 3, 1)
+        y = jnp.moveaxis(_blockwise.attend(rows, keys, options), 3, 1)
         return y.reshape(*q.shape[:-1], v.shape[-1])
 
     others = (bias, mask, window, segment_ids, kv_segment_ids, lengths, softcap, alibi)
@@ -241,7 +241,7 @@ def attention_flops(
         2 t s h (d_k + d_v); with causality or a window, from 257 queries on, t s is the
         number of pairs in the spans that are computed.
     """
-    return 2 * _rows.pairs(t, s, *_reach(causal, window)) * h * (d_k + d_v)
+    return 2 * _blockwise.pairs(t, s, *_reach(causal, window)) * h * (d_k + d_v)
 
 
 @partial(jax.jit, static_argnames=("base",))
@@ -448,7 +448,7 @@ def _operands(
     softcap: float | None,
     alibi: Array | None,
     **operands: Array,
-) -> tuple[_rows.Rows, _rows.Keys, _rows.Options]:
+) -> tuple[_blockwise.Rows, _blockwise.Keys, _blockwise.Options]:
     """Check everything, and give every array the axes (b, n, g, t, s)."""
     _check_operands(function, **operands)
     q, k, v = operands["q"], operands["k"], operands.get("v", operands["k"])
@@ -501,14 +501,14 @@ def _operands(
 
     last = lambda x, *shape: x if x is None else x.reshape(b, 1, 1, *shape)
     feature_rows = lambda x: jnp.moveaxis(x.reshape(b, s, n, 1, -1), 1, -1)
-    rows = _rows.Rows(
+    rows = _blockwise.Rows(
         q=jnp.moveaxis(q.reshape(b, t, n, h // n, -1), 1, 3),
         at=jnp.arange(s - t, s, dtype=jnp.int32)[:, None][None, None, None],
         segments=last(segment_ids, t, 1),
         bias=aligned(bias),
         mask=aligned(mask),
     )
-    keys = _rows.Keys(
+    keys = _blockwise.Keys(
         k=feature_rows(k),
         v=feature_rows(v),
         segments=last(kv_segment_ids, 1, s),
@@ -516,12 +516,12 @@ def _operands(
         slopes=alibi,
     )
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return rows, keys, _rows.Options(scale, softcap, *_reach(causal, window, function))
+    return rows, keys, _blockwise.Options(scale, softcap, *_reach(causal, window, function))
 
 
 def _reach(
     causal: bool, window: int | tuple[int, int] | None, function: str = "attention_flops"
-) -> tuple[_rows.Reach, _rows.Reach]:
+) -> tuple[_blockwise.Reach, _blockwise.Reach]:
     """How many keys before and after its own a query sees."""
     if window is None:
         return math.inf, 0 if causal else math.inf

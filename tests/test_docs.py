@@ -21,7 +21,7 @@ FUNCTIONS = {
 ROOT = Path(lintoolkit.__file__).parent
 
 # Who may import whom. What is not listed may import its own parts and _checks alone.
-MAY_IMPORT = {"attention": {"_cudnn", "_rows", "layers"}}
+MAY_IMPORT = {"attention": {"_blockwise", "_cudnn", "layers"}}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
