@@ -2,7 +2,8 @@
 
 - `lintoolkit.layers`: one vector through a layer: dense, mlp, norms, tables, patches,
   frames, convolution.
-- `lintoolkit.attention`: vectors that look at each other: weights, attention, heads.
+- `lintoolkit.attention`: vectors that look at each other: weights, exact attention in O(n)
+  memory, heads, rotations.
 - `lintoolkit.svd`: full, truncated and randomized decompositions, low-rank approximation.
 - `lintoolkit.pca`: principal components: exact, streaming, sharded, sparse.
 - `lintoolkit.similarity`: dot products, cosines, the nearest rows, analogies.

@@ -121,6 +121,38 @@ def attention(q, k, v, visible, scale):
     return y
 
 
+def attention_and_gradients(q, k, v, dy, visible, bias, scale, softcap):
+    """Attention of a batch (b, t, h, d), and what dy pulls back to q, k, v and the bias."""
+    (b, s, n, _), h = k.shape, q.shape[2]
+    k_, v_ = (np.repeat(x, h // n, axis=2) for x in (k, v))
+    product = scale * np.einsum("bthd,bshd->bhts", q, k_)
+    squashed = softcap * np.tanh(product / softcap) if softcap else product
+    scores = np.where(visible, squashed + bias, -np.inf)
+    seen = visible.any(-1, keepdims=True)
+    odds = np.where(
+        visible, np.exp(scores - np.where(seen, scores.max(-1, keepdims=True), 0)), 0
+    )
+    p = odds / np.where(seen, odds.sum(-1, keepdims=True), 1)
+    dp = np.einsum("bthd,bshd->bhts", dy, v_)
+    ds = p * (dp - (p * dp).sum(-1, keepdims=True))
+    slope = 1 - (squashed / softcap) ** 2 if softcap else 1
+    own = lambda x: x.reshape(b, s, n, h // n, -1).sum(3)
+    return np.einsum("bhts,bshd->bthd", p, v_), (
+        scale * np.einsum("bhts,bshd->bthd", slope * ds, k_),
+        own(scale * np.einsum("bhts,bthd->bshd", slope * ds, q)),
+        own(np.einsum("bhts,bthd->bshd", p, dy)),
+        ds,
+    )
+
+
+def rope(x, positions, base):
+    """One sequence (t, h, d), each pair of entries one complex number."""
+    half = x.shape[-1] // 2
+    turns = np.exp(1j * positions[:, None] * base ** (-2.0 * np.arange(half) / (2 * half)))
+    z = (x[..., :half] + 1j * x[..., half:]) * turns[:, None]
+    return np.concatenate([z.real, z.imag], axis=-1)
+
+
 def multi_head_attention(params, x, heads, visible):
     width = x.shape[1] // heads
     columns = []

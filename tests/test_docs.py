@@ -23,7 +23,7 @@ ROOT = Path(lintoolkit.__file__).parent
 # Who may import whom. What is not listed may import its own parts and _checks alone.
 MAY_IMPORT = {
     "_triplets": {"_krylov", "_rows"},
-    "attention": {"layers"},
+    "attention": {"_blockwise", "_cudnn", "layers"},
     "eigen": {"_krylov", "_triplets", "layers"},
     "factorize": {"similarity"},
     "pca": {"_rows", "_triplets", "layers"},

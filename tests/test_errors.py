@@ -162,7 +162,82 @@ WRONG = {
     ),
     "attention: mask shape": (
         lambda: attention.attention(*QKV, mask=jnp.ones((5, 3), bool)),
-        r"mask of shape \(5, 3\) does not broadcast to .* \(3, 5, 2\)",
+        r"mask of shape \(5, 3\) does not broadcast to .* \(3, 5, 2\): its axis -1",
+    ),
+    "attention: bias shape": (
+        lambda: attention.attention(*QKV, bias=a(2, 1, 2)),
+        r"bias of shape \(2, 1, 2\) does not .*: its axis -3 must be 1 or 3 long, got 2",
+    ),
+    "attention: bias dtype": (
+        lambda: attention.attention(*QKV, bias=whole(5, 2)),
+        "bias must be floating",
+    ),
+    "attention: heads": (
+        lambda: attention.attention(QKV[0], a(2, 2, 7), a(2, 2, 11)),
+        "heads of k must divide those of q.* got 2 for 3",
+    ),
+    "attention: window": (
+        lambda: attention.attention(*QKV, window=-1),
+        "window must be a whole number of keys from 0 up.* got -1",
+    ),
+    "attention: half a window": (
+        lambda: attention.attention(*QKV, window=(0.5, 2)),
+        r"window must be .* got \(0.5, 2\)",
+    ),
+    "attention: three windows": (
+        lambda: attention.attention(*QKV, window=(1, 2, 3)),
+        r"window must be .* got \(1, 2, 3\)",
+    ),
+    "attention_flops: window": (
+        lambda: attention.attention_flops(t=5, s=5, h=1, d_k=1, d_v=1, window=-2),
+        "window must be",
+    ),
+    "attention: lengths": (
+        lambda: attention.attention(*QKV, lengths=jnp.array(3)),
+        "lengths must be from 0 to the 2 keys, got 3 to 3",
+    ),
+    "attention_weights: lengths below 0": (
+        lambda: attention.attention_weights(*QKV[:2], lengths=jnp.array(-1)),
+        "lengths must be from 0",
+    ),
+    "attention: lengths of no batch": (
+        lambda: attention.attention(*QKV, lengths=whole(2)),
+        r"lengths must have shape \(\), got \(2,\)",
+    ),
+    "attention: float lengths": (
+        lambda: attention.attention(*QKV, lengths=a()),
+        "lengths must be integers, got float64",
+    ),
+    "attention: segments": (
+        lambda: attention.attention(*QKV, segment_ids=whole(5)),
+        r"kv_segment_ids must have shape \(2,\), got \(5,\)",
+    ),
+    "attention: segments of keys alone": (
+        lambda: attention.attention(*QKV, kv_segment_ids=whole(2)),
+        "kv_segment_ids without segment_ids",
+    ),
+    "attention: segment dtypes": (
+        lambda: attention.attention(
+            *QKV, segment_ids=whole(5), kv_segment_ids=whole(2).astype("int8")
+        ),
+        "share one dtype, got segment_ids int64, kv_segment_ids int8",
+    ),
+    "attention: soft cap": (
+        lambda: attention.attention(*QKV, softcap=0.0),
+        "softcap must be above 0, got 0.0",
+    ),
+    "attention: slopes": (
+        lambda: attention.attention(*QKV, alibi=a(2)),
+        r"alibi must hold one slope a head, \(3,\), got \(2,\)",
+    ),
+    "rope: width": (lambda: attention.rope(a(5, 3, 7)), "an even width, got .5, 3, 7."),
+    "rope: positions": (
+        lambda: attention.rope(a(5, 3, 8), whole(4)),
+        r"positions of shape \(4,\) does not broadcast to .* \(5,\): its axis -1",
+    ),
+    "rope: float positions": (
+        lambda: attention.rope(a(5, 3, 8), a(5)),
+        "positions must be integers, got float64",
     ),
     "attention: mask rank": (
         lambda: attention.attention(*QKV, mask=jnp.ones((1, 1, 1, 1), bool)),

@@ -183,6 +183,20 @@ TABLE = {
         options={"causal": True},
         formula=attention.attention_flops,
     ),
+    "attention.attention, blocks": Case(
+        fn=attention.attention,
+        make=lambda array, t, s, h, d_k, d_v: (
+            array(t, h, d_k),
+            array(s, h, d_k),
+            array(s, h, d_v),
+        ),
+        dims=sizes("t s h d_k d_v", (263, 277, 8, 3, 2), (521, 257, 5, 2, 3)),
+        options={"causal": True},
+        formula=partial(attention.attention_flops, causal=True),
+    ),
+    "attention.rope": Case(
+        fn=attention.rope, make=lambda array: (array(5, 3, 8), jnp.array([5, 2, 5, 7, 0]))
+    ),
     "attention.init_multi_head": Case(
         fn=attention.init_multi_head,
         make=key,
