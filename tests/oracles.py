@@ -132,5 +132,61 @@ def multi_head_attention(params, x, heads, visible):
     return np.concatenate(columns, axis=1) @ params["out"]["kernel"]
 
 
+def gelu(x):
+    """The tanh form, that GPT-2 uses."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def gpt2(tensors, tokens, heads):
+    """Logits (t, v) of one sequence, from tensors under GPT-2's names."""
+    w = tensors.__getitem__
+    norm = lambda name, x: layer_norm(x, w(f"{name}.weight"), w(f"{name}.bias"), 1e-5)
+    affine = lambda name, x: x @ w(f"{name}.weight") + w(f"{name}.bias")
+    t = len(tokens)
+    x = w("wte.weight")[tokens] + w("wpe.weight")[:t]
+    width = x.shape[1]
+    visible = np.broadcast_to(np.tri(t, dtype=bool), (heads, t, t))
+    for i in range(sum(name.endswith("ln_1.bias") for name in tensors)):
+        mixed = affine(f"h.{i}.attn.c_attn", norm(f"h.{i}.ln_1", x))
+        columns = (mixed[:, j * width : (j + 1) * width] for j in range(3))
+        q, k, v = (part.reshape(t, heads, -1) for part in columns)
+        y = attention(q, k, v, visible, (width // heads) ** -0.5).reshape(t, width)
+        x = x + affine(f"h.{i}.attn.c_proj", y)
+        y = gelu(affine(f"h.{i}.mlp.c_fc", norm(f"h.{i}.ln_2", x)))
+        x = x + affine(f"h.{i}.mlp.c_proj", y)
+    return norm("ln_f", x) @ w("wte.weight").T
+
+
+def vit(params, image, patch, heads):
+    """Class scores of one image; `params` are ours."""
+    x = dense(params["patches"], patches(image, patch)) + params["positions"]["embedding"]
+    t, width = x.shape
+    visible = np.ones((heads, t, t), bool)
+    for i in range(len(params["blocks"]["attention_norm"]["scale"])):
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], params["blocks"])
+        normed = layer_norm(x, **own["attention_norm"], epsilon=1e-5)
+        q, k, v = (
+            dense(own["attention"][name], normed).reshape(t, heads, -1)
+            for name in ("query", "key", "value")
+        )
+        y = attention(q, k, v, visible, (width // heads) ** -0.5).reshape(t, width)
+        x = x + dense(own["attention"]["out"], y)
+        x = x + mlp(own["mlp"], layer_norm(x, **own["mlp_norm"], epsilon=1e-5), gelu)
+    pooled = layer_norm(x, **params["norm"], epsilon=1e-5).mean(axis=0)
+    return dense(params["head"], pooled[None])[0]
+
+
+def truncated(probabilities, top_k, top_p):
+    """Which tokens of one distribution may be drawn, by counting them off."""
+    falling = sorted(range(len(probabilities)), key=lambda i: -probabilities[i])[:top_k]
+    whole, held, stay = sum(probabilities[i] for i in falling), 0.0, set()
+    for i in falling:
+        if held >= top_p * whole:
+            break
+        stay.add(i)
+        held += probabilities[i]
+    return stay
+
+
 def cosine_similarity(a, b):
     return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))

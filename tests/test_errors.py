@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from lintoolkit import attention, layers, similarity, train
+from lintoolkit import attention, layers, similarity, train, transformer
 
 pytestmark = pytest.mark.usefixtures("as_a_user")
 
@@ -20,6 +20,11 @@ QKV = a(5, 3, 7), a(2, 3, 7), a(2, 3, 11)
 GET = jax.random.key(0)
 squared = lambda w, x: (w - x) ** 2
 fit = partial(train.fit, optimizer=optax.sgd(0.1))
+SMALL = transformer.GPTConfig(vocabulary=11, context=8, blocks=2, heads=2, width=6)
+GPT = transformer.init_gpt(GET, SMALL)
+gpt = partial(transformer.gpt, config=SMALL)
+generate = partial(transformer.generate, GET, GPT, config=SMALL)
+VISION = transformer.ViTConfig(image=(4, 6, 3), patch=2, classes=5, blocks=2, heads=2, width=6)
 
 WRONG = {
     "init_dense: width 0": (
@@ -176,6 +181,92 @@ WRONG = {
         lambda: attention.multi_head_attention(HEADS, a(6), heads=2),
         "x must be",
     ),
+    "init_block: seed": (lambda: transformer.init_block(0, 6, 2), "key must be one random key"),
+    "init_block: depth": (
+        lambda: transformer.init_block(GET, 6, 2, depth=0),
+        "depth must be a whole number",
+    ),
+    "block: keys": (lambda: transformer.block(KERNEL, a(5, 6), heads=2), r"got \['kernel'\]"),
+    "init_gpt: vocabulary": (
+        lambda: transformer.init_gpt(GET, SMALL.replace(vocabulary=0)),
+        "vocabulary must be a whole number",
+    ),
+    "init_gpt: blocks": (
+        lambda: transformer.init_gpt(GET, SMALL.replace(blocks=0)),
+        "blocks must be a whole number",
+    ),
+    "init_gpt: integers": (
+        lambda: transformer.init_gpt(GET, SMALL, dtype=int),
+        "dtype must be floating, got int64",
+    ),
+    "gpt: token too high": (lambda: gpt(GPT, whole(3) * 11), r"in 0\.\.10, .* got 11"),
+    "gpt: token below zero": (lambda: gpt(GPT, -whole(3)), r"in 0\.\.10, .* got -1"),
+    "gpt: floats": (lambda: gpt(GPT, a(3)), "tokens must be integers, got float64"),
+    "gpt: context": (lambda: gpt(GPT, whole(9)), r"at most the context, 8, got shape \(9,\)"),
+    "gpt: list": (lambda: gpt(GPT, [1, 2]), "tokens must be one array, got list"),
+    "gpt: other parameters": (
+        lambda: gpt(GPT | {"positions": {"embedding": a(9, 6)}}, whole(3)),
+        r"params\['positions'\]\['embedding'\] must be \(8, 6\) by config, got \(9, 6\)",
+    ),
+    "gpt: missing parameters": (
+        lambda: gpt({name: GPT[name] for name in ("tokens", "positions", "blocks")}, whole(3)),
+        r"params\['norm'\]\['bias'\] must be \(6,\) by config, got nothing",
+    ),
+    "gpt_parts: length": (
+        lambda: transformer.gpt_parts(SMALL, t=0),
+        "t must be a whole number",
+    ),
+    "generate: context": (
+        lambda: generate(whole(3), steps=6),
+        r"must fit the context, 8, got 3 \+ 6",
+    ),
+    "generate: token": (lambda: generate(whole(3) * 11, steps=2), "got 11"),
+    "generate: steps": (lambda: generate(whole(3), steps=0), "steps must be a whole number"),
+    "generate: temperature": (
+        lambda: generate(whole(3), steps=2, temperature=-1.0),
+        "temperature must be at least 0, got -1.0",
+    ),
+    "generate: top_k": (
+        lambda: generate(whole(3), steps=2, top_k=12),
+        r"in 1\.\.11, .* got 12",
+    ),
+    "generate: top_p": (
+        lambda: generate(whole(3), steps=2, top_p=0.0),
+        "top_p must be above 0 and at most 1, got 0.0",
+    ),
+    "generate: seed": (
+        lambda: transformer.generate(0, GPT, whole(3), config=SMALL, steps=2),
+        "key must be one random key",
+    ),
+    "truncate_logits: scalar": (lambda: transformer.truncate_logits(a()), "logits must be"),
+    "truncate_logits: top_k": (
+        lambda: transformer.truncate_logits(a(3), top_k=0),
+        "top_k must be a whole number",
+    ),
+    "truncate_logits: integers": (
+        lambda: transformer.truncate_logits(whole(3)),
+        "logits must be floating",
+    ),
+    "save_gpt2: other parameters": (
+        lambda: transformer.save_gpt2("never", GPT, config=SMALL.replace(blocks=3)),
+        r"params\['blocks'\].* must be \(3, .*got \(2, ",
+    ),
+    "init_vit: patch": (
+        lambda: transformer.init_vit(GET, VISION.replace(patch=4)),
+        "patch 4 must divide the image, 4 x 6",
+    ),
+    "init_vit: classes": (
+        lambda: transformer.init_vit(GET, VISION.replace(classes=0)),
+        "classes must be a whole number",
+    ),
+    "vit: image": (
+        lambda: transformer.vit({}, a(4, 6), config=VISION),
+        r"image must be \(h, w, c\) = \(4, 6, 3\) as in config, got \(4, 6\)",
+    ),
+    "vit: parameters": (
+        lambda: transformer.vit({}, a(4, 6, 3), config=VISION),
+        "got nothing; pass the config",
+    ),
     "dot: widths": (lambda: similarity.dot(a(3), a(2)), r"a \(3,\) and b \(2,\)"),
     "dot: broadcast": (lambda: similarity.dot(a(3, 2), a(4, 2)), "do not broadcast"),
     "dot: integers": (lambda: similarity.dot(whole(3), whole(3)), "a must be floating"),
@@ -225,6 +316,14 @@ WRONG = {
             squared, a(), a(3), optimizer=optax.adam(0.1), opt_state=optax.adam(0.1).init(a(2))
         ),
         "opt_state must be what this optimizer keeps",
+    ),
+    "fit: metrics left out": (
+        lambda: fit(lambda w, x: (squared(w, x)[None], x), a(), a(3), has_aux=True),
+        r"a scalar, got shape \(1,\)",
+    ),
+    "fit_in_chunks: chunk": (
+        lambda: train.fit_in_chunks(squared, a(), a(3), chunk=0, optimizer=optax.sgd(0.1)),
+        "chunk must be a whole number",
     ),
     "fit: vector loss": (lambda: fit(squared, a(2), a(3)), r"a scalar, got shape \(2,\)"),
 }
