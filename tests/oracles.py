@@ -71,25 +71,36 @@ def spectrogram(signal, size, hop):
     return np.abs(transform @ (frames(signal, size, hop) * window).T)
 
 
-def conv2d(x, kernel, padding):
-    kh, kw = kernel.shape[:2]
-    if padding == "SAME":
-        margins = [((k - 1) // 2, k // 2) for k in (kh, kw)]
-        x = np.pad(x, [(0, 0), *margins, (0, 0)])
-    out_h, out_w = x.shape[1] - kh + 1, x.shape[2] - kw + 1
+def margins(length, width, stride, padding):
+    """Zeros before and after one axis; `width` from a filter's first tap to its last."""
+    if padding == "VALID":
+        return 0, 0
+    missing = max(0, (-(-length // stride) - 1) * stride + width - length)
+    return missing // 2, missing - missing // 2  # the odd one goes to the far end
+
+
+def conv2d(x, kernel, padding="VALID", strides=(1, 1), dilation=(1, 1)):
+    kh, kw = ((k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True))
+    if isinstance(padding, str):
+        sizes = zip(x.shape[1:3], (kh, kw), strides, strict=True)
+        padding = [margins(*size, padding) for size in sizes]
+    x = np.pad(x, [(0, 0), *padding, (0, 0)])
+    out_h, out_w = (
+        len(range(0, n - k + 1, s))
+        for n, k, s in zip(x.shape[1:3], (kh, kw), strides, strict=True)
+    )
     y = np.zeros((len(x), out_h, out_w, kernel.shape[-1]))
     for i, j in itertools.product(range(out_h), range(out_w)):
-        y[:, i, j] = np.tensordot(x[:, i : i + kh, j : j + kw], kernel, axes=3)
+        top, left = i * strides[0], j * strides[1]
+        window = x[:, top : top + kh : dilation[0], left : left + kw : dilation[1]]
+        y[:, i, j] = np.tensordot(window, kernel, axes=3)
     return y
 
 
-def taps_on_the_image(length, width, padding):
+def taps_on_the_image(length, width, padding, stride=1, dilation=1):
     """Pairs of an output and a tap of the filter that fall on a number, along one axis."""
-    if padding == "VALID":
-        starts = range(length - width + 1)
-    else:
-        starts = range(-((width - 1) // 2), length - (width - 1) // 2)
-    return sum(0 <= start + tap < length for start in starts for tap in range(width))
+    ones = np.ones((1, length, 1, 1)), np.ones((width, 1, 1, 1))
+    return conv2d(*ones, padding, (stride, 1), (dilation, 1)).sum()
 
 
 def sinusoidal_positions(t, d):

@@ -107,18 +107,34 @@ WRONG = {
     ),
     "im2col: three sizes": (
         lambda: layers.im2col(a(1, 5, 5), size=(2, 2, 2)),
-        r"size must be one number or two, \(kh, kw\), got \(2, 2, 2\)",
+        r"size must be one whole number or a tuple of two, at least 1, got \(2, 2, 2\)",
     ),
-    "im2col: half a size": (lambda: layers.im2col(a(1, 5, 5), size=1.5), "kh must be"),
+    "im2col: half a size": (lambda: layers.im2col(a(1, 5, 5), size=1.5), "size .* got 1.5"),
+    "im2col: dilation": (
+        lambda: layers.im2col(a(1, 5, 5), size=3, dilation=3),
+        "7 x 7 does not fit in 5 x 5",
+    ),
     "im2col: rank": (lambda: layers.im2col(a(5, 5), size=2), r"x must be \(c, h, w\)"),
     "im2col: size": (lambda: layers.im2col(a(1, 5, 5), size=6), "6 x 6 does not fit in 5 x 5"),
-    "im2col: zero": (lambda: layers.im2col(a(1, 5, 5), size=(0, 2)), "kh must be"),
+    "im2col: zero": (lambda: layers.im2col(a(1, 5, 5), size=(0, 2)), r"size .* got \(0, 2\)"),
     "conv2d: channels": (lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 3, 4)), "with one c_in"),
     "conv2d: rank": (lambda: layers.conv2d(a(5, 5, 2), a(3, 3, 2, 4)), "x must be"),
     "conv2d: size": (lambda: layers.conv2d(a(1, 2, 5, 2), a(3, 3, 2, 4)), "does not fit"),
     "conv2d: padding": (
         lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding="same"),
-        "must be 'VALID' or 'SAME', got 'same'",
+        "must be 'VALID' or 'SAME' or two pairs, got 'same'",
+    ),
+    "conv2d: strides": (
+        lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), strides=0),
+        "strides must be .* at least 1, got 0",
+    ),
+    "conv2d: margins": (
+        lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding=((1, -1), (0, 0))),
+        r"padding must be .* at least 0, got \(1, -1\)",
+    ),
+    "conv2d: one margin": (
+        lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding=((1, 1),)),
+        "padding must be .*top, bottom",
     ),
     "conv2d_flops: padding": (
         lambda: layers.conv2d_flops(n=1, h=5, w=5, kh=3, kw=3, c_in=1, c_out=1, padding="FULL"),

@@ -86,6 +86,7 @@ def squared(params, batch):
 
 KEY = jax.random.key(0)
 GPT = partial(transformer.GPTConfig, context=24)
+SLIDING = {"strides": (2, 1), "padding": ((2, 1), (0, 3)), "dilation": (1, 2)}
 VIT = partial(transformer.ViTConfig, classes=5, patch=2)
 QKV = sizes("t s h d_k d_v", (3, 5, 2, 7, 11), (13, 2, 5, 3, 7))
 CONV = sizes("n h w kh kw c_in c_out", (2, 5, 7, 3, 2, 1, 11), (3, 13, 11, 4, 5, 2, 7))
@@ -155,6 +156,16 @@ TABLE = {
         dims=CONV,
         options={"padding": "SAME"},
         formula=partial(layers.conv2d_flops, padding="SAME"),
+    ),
+    "layers.conv2d, sliding": Case(
+        fn=layers.conv2d,
+        make=lambda array, n, h, w, kh, kw, c_in, c_out: (
+            array(n, h, w, c_in),
+            array(kh, kw, c_in, c_out),
+        ),
+        dims=CONV,
+        options=SLIDING,
+        formula=partial(layers.conv2d_flops, **SLIDING),
     ),
     "layers.sinusoidal_positions": Case(
         fn=layers.sinusoidal_positions,
