@@ -104,7 +104,13 @@ def fit(
         )
 
     def scalar_loss(params: PyTree, batch: PyTree) -> tuple[Array, PyTree]:
-        loss, metrics = loss_fn(params, batch) if has_aux else (loss_fn(params, batch), None)
+        out = loss_fn(params, batch)
+        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+            raise TypeError(
+                "fit: with has_aux=True loss_fn must return (loss, metrics), got "
+                f"{type(out).__name__}."
+            )
+        loss, metrics = out if has_aux else (out, None)
         if not isinstance(loss, jax.Array) or not jnp.issubdtype(loss.dtype, jnp.floating):
             got = getattr(loss, "dtype", type(loss).__name__)
             raise TypeError(

@@ -334,6 +334,10 @@ WRONG = {
         "opt_state must be what this optimizer keeps",
     ),
     "fit: metrics left out": (
+        lambda: fit(squared, a(), a(3), has_aux=True),
+        r"must return \(loss, metrics\), got",
+    ),
+    "fit: vector loss with metrics": (
         lambda: fit(lambda w, x: (squared(w, x)[None], x), a(), a(3), has_aux=True),
         r"a scalar, got shape \(1,\)",
     ),
