@@ -1,0 +1,1 @@
+"""Side-by-side benchmarks; each module writes its results under experiments/results."""
