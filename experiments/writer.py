@@ -16,7 +16,7 @@ from lintoolkit.train import fit
 from lintoolkit.transformer import GPTConfig, generate, gpt, init_gpt
 
 CONTEXT = 64
-BATCH = 8
+BATCH = 12
 STRETCHES = 3  # between them the model is asked to write
 KEPT = 20_000  # characters at the end of the text that are kept aside
 

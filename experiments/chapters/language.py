@@ -318,7 +318,7 @@ def sample(trained, words, *, step: int, seed: int) -> str:
 def writing(*, seed: int, full: bool):
     """A GPT that reads Python's reference character by character, at two sizes, and writes."""
     sizes = {"small": (32, 1), "larger": (128, 3) if full else (96, 2)}
-    steps = 4500 if full else 1500
+    steps = 4500 if full else 1200
     runs = {
         name: train_writer(width=width, blocks=blocks, steps=steps, seed=seed)
         for name, (width, blocks) in sizes.items()
