@@ -4,6 +4,7 @@
   frames, convolution.
 - `lintoolkit.attention`: vectors that look at each other: weights, exact attention in O(n)
   memory, heads, rotations.
+- `lintoolkit.transformer`: blocks, a GPT that trains, writes and reads GPT-2's files, a ViT.
 - `lintoolkit.svd`: full, truncated and randomized decompositions, low-rank approximation.
 - `lintoolkit.pca`: principal components: exact, streaming, sharded, sparse.
 - `lintoolkit.similarity`: dot products, cosines, the nearest rows, analogies.

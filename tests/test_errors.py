@@ -8,7 +8,16 @@ import numpy as np
 import optax
 import pytest
 
-from lintoolkit import attention, eigen, factorize, layers, regression, similarity, train
+from lintoolkit import (
+    attention,
+    eigen,
+    factorize,
+    layers,
+    regression,
+    similarity,
+    train,
+    transformer,
+)
 
 pytestmark = pytest.mark.usefixtures("as_a_user")
 
@@ -28,6 +37,11 @@ MODEL = factorize.Recommender(
 )
 als = lambda *args, **o: factorize.als(GET, *args, **ALS | o)
 implicit_als = lambda *args, **o: factorize.implicit_als(GET, *args, **ALS | o)
+SMALL = transformer.GPTConfig(vocabulary=11, context=8, blocks=2, heads=2, width=6)
+GPT = transformer.init_gpt(GET, SMALL)
+gpt = partial(transformer.gpt, config=SMALL)
+generate = partial(transformer.generate, GET, GPT, config=SMALL)
+VISION = transformer.ViTConfig(image=(4, 6, 3), patch=2, classes=5, blocks=2, heads=2, width=6)
 
 WRONG = {
     "init_dense: width 0": (
@@ -110,18 +124,34 @@ WRONG = {
     ),
     "im2col: three sizes": (
         lambda: layers.im2col(a(1, 5, 5), size=(2, 2, 2)),
-        r"size must be one number or two, \(kh, kw\), got \(2, 2, 2\)",
+        r"size must be one whole number or a tuple of two, at least 1, got \(2, 2, 2\)",
     ),
-    "im2col: half a size": (lambda: layers.im2col(a(1, 5, 5), size=1.5), "kh must be"),
+    "im2col: half a size": (lambda: layers.im2col(a(1, 5, 5), size=1.5), "size .* got 1.5"),
+    "im2col: dilation": (
+        lambda: layers.im2col(a(1, 5, 5), size=3, dilation=3),
+        "7 x 7 does not fit in 5 x 5",
+    ),
     "im2col: rank": (lambda: layers.im2col(a(5, 5), size=2), r"x must be \(c, h, w\)"),
     "im2col: size": (lambda: layers.im2col(a(1, 5, 5), size=6), "6 x 6 does not fit in 5 x 5"),
-    "im2col: zero": (lambda: layers.im2col(a(1, 5, 5), size=(0, 2)), "kh must be"),
+    "im2col: zero": (lambda: layers.im2col(a(1, 5, 5), size=(0, 2)), r"size .* got \(0, 2\)"),
     "conv2d: channels": (lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 3, 4)), "with one c_in"),
     "conv2d: rank": (lambda: layers.conv2d(a(5, 5, 2), a(3, 3, 2, 4)), "x must be"),
     "conv2d: size": (lambda: layers.conv2d(a(1, 2, 5, 2), a(3, 3, 2, 4)), "does not fit"),
     "conv2d: padding": (
         lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding="same"),
-        "must be 'VALID' or 'SAME', got 'same'",
+        "must be 'VALID' or 'SAME' or two pairs, got 'same'",
+    ),
+    "conv2d: strides": (
+        lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), strides=0),
+        "strides must be .* at least 1, got 0",
+    ),
+    "conv2d: margins": (
+        lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding=((1, -1), (0, 0))),
+        r"padding must be .* at least 0, got \(1, -1\)",
+    ),
+    "conv2d: one margin": (
+        lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding=((1, 1),)),
+        "padding must be .*top, bottom",
     ),
     "conv2d_flops: padding": (
         lambda: layers.conv2d_flops(n=1, h=5, w=5, kh=3, kw=3, c_in=1, c_out=1, padding="FULL"),
@@ -258,6 +288,92 @@ WRONG = {
     "multi_head_attention: rank": (
         lambda: attention.multi_head_attention(HEADS, a(6), heads=2),
         "x must be",
+    ),
+    "init_block: seed": (lambda: transformer.init_block(0, 6, 2), "key must be one random key"),
+    "init_block: depth": (
+        lambda: transformer.init_block(GET, 6, 2, depth=0),
+        "depth must be a whole number",
+    ),
+    "block: keys": (lambda: transformer.block(KERNEL, a(5, 6), heads=2), r"got \['kernel'\]"),
+    "init_gpt: vocabulary": (
+        lambda: transformer.init_gpt(GET, SMALL.replace(vocabulary=0)),
+        "vocabulary must be a whole number",
+    ),
+    "init_gpt: blocks": (
+        lambda: transformer.init_gpt(GET, SMALL.replace(blocks=0)),
+        "blocks must be a whole number",
+    ),
+    "init_gpt: integers": (
+        lambda: transformer.init_gpt(GET, SMALL, dtype=int),
+        "dtype must be floating, got int64",
+    ),
+    "gpt: token too high": (lambda: gpt(GPT, whole(3) * 11), r"in 0\.\.10, .* got 11"),
+    "gpt: token below zero": (lambda: gpt(GPT, -whole(3)), r"in 0\.\.10, .* got -1"),
+    "gpt: floats": (lambda: gpt(GPT, a(3)), "tokens must be integers, got float64"),
+    "gpt: context": (lambda: gpt(GPT, whole(9)), r"at most the context, 8, got shape \(9,\)"),
+    "gpt: list": (lambda: gpt(GPT, [1, 2]), "tokens must be one array, got list"),
+    "gpt: other parameters": (
+        lambda: gpt(GPT | {"positions": {"embedding": a(9, 6)}}, whole(3)),
+        r"params\['positions'\]\['embedding'\] must be \(8, 6\) by config, got \(9, 6\)",
+    ),
+    "gpt: missing parameters": (
+        lambda: gpt({name: GPT[name] for name in ("tokens", "positions", "blocks")}, whole(3)),
+        r"params\['norm'\]\['bias'\] must be \(6,\) by config, got nothing",
+    ),
+    "gpt_parts: length": (
+        lambda: transformer.gpt_parts(SMALL, t=0),
+        "t must be a whole number",
+    ),
+    "generate: context": (
+        lambda: generate(whole(3), steps=6),
+        r"must fit the context, 8, got 3 \+ 6",
+    ),
+    "generate: token": (lambda: generate(whole(3) * 11, steps=2), "got 11"),
+    "generate: steps": (lambda: generate(whole(3), steps=0), "steps must be a whole number"),
+    "generate: temperature": (
+        lambda: generate(whole(3), steps=2, temperature=-1.0),
+        "temperature must be at least 0, got -1.0",
+    ),
+    "generate: top_k": (
+        lambda: generate(whole(3), steps=2, top_k=12),
+        r"in 1\.\.11, .* got 12",
+    ),
+    "generate: top_p": (
+        lambda: generate(whole(3), steps=2, top_p=0.0),
+        "top_p must be above 0 and at most 1, got 0.0",
+    ),
+    "generate: seed": (
+        lambda: transformer.generate(0, GPT, whole(3), config=SMALL, steps=2),
+        "key must be one random key",
+    ),
+    "truncate_logits: scalar": (lambda: transformer.truncate_logits(a()), "logits must be"),
+    "truncate_logits: top_k": (
+        lambda: transformer.truncate_logits(a(3), top_k=0),
+        "top_k must be a whole number",
+    ),
+    "truncate_logits: integers": (
+        lambda: transformer.truncate_logits(whole(3)),
+        "logits must be floating",
+    ),
+    "save_gpt2: other parameters": (
+        lambda: transformer.save_gpt2("never", GPT, config=SMALL.replace(blocks=3)),
+        r"params\['blocks'\].* must be \(3, .*got \(2, ",
+    ),
+    "init_vit: patch": (
+        lambda: transformer.init_vit(GET, VISION.replace(patch=4)),
+        "patch 4 must divide the image, 4 x 6",
+    ),
+    "init_vit: classes": (
+        lambda: transformer.init_vit(GET, VISION.replace(classes=0)),
+        "classes must be a whole number",
+    ),
+    "vit: image": (
+        lambda: transformer.vit({}, a(4, 6), config=VISION),
+        r"image must be \(h, w, c\) = \(4, 6, 3\) as in config, got \(4, 6\)",
+    ),
+    "vit: parameters": (
+        lambda: transformer.vit({}, a(4, 6, 3), config=VISION),
+        "got nothing; pass the config",
     ),
     "dot: widths": (lambda: similarity.dot(a(3), a(2)), r"a \(3,\) and b \(2,\)"),
     "dot: broadcast": (lambda: similarity.dot(a(3, 2), a(4, 2)), "do not broadcast"),
@@ -471,6 +587,18 @@ WRONG = {
             squared, a(), a(3), optimizer=optax.adam(0.1), opt_state=optax.adam(0.1).init(a(2))
         ),
         "opt_state must be what this optimizer keeps",
+    ),
+    "fit: metrics left out": (
+        lambda: fit(squared, a(), a(3), has_aux=True),
+        r"must return \(loss, metrics\), got",
+    ),
+    "fit: vector loss with metrics": (
+        lambda: fit(lambda w, x: (squared(w, x)[None], x), a(), a(3), has_aux=True),
+        r"a scalar, got shape \(1,\)",
+    ),
+    "fit_in_chunks: chunk": (
+        lambda: train.fit_in_chunks(squared, a(), a(3), chunk=0, optimizer=optax.sgd(0.1)),
+        "chunk must be a whole number",
     ),
     "fit: vector loss": (lambda: fit(squared, a(2), a(3)), r"a scalar, got shape \(2,\)"),
 }

@@ -16,15 +16,30 @@ import pytest
 from jax.test_util import check_grads
 from oracles import DTYPES, draw
 
-from lintoolkit import attention, eigen, factorize, layers, regression, similarity, train
+from lintoolkit import (
+    attention,
+    eigen,
+    factorize,
+    layers,
+    regression,
+    similarity,
+    train,
+    transformer,
+)
 from lintoolkit.cost import cost
 
-MODULES = (layers, attention, similarity, eigen, factorize, regression, train)
+MODULES = (layers, attention, transformer, similarity, eigen, factorize, regression, train)
 
-# They read or write files or streams, so they run on the host, under no transformation; or
-# they look at what is known before they call the program, and are in the table all the same.
+# They read or write files or streams, or count, so they run on the host. Those that are in the
+# table besides look at values where there are any, and call a jitted function.
 HOST = frozenset(
-    "eigen.pagerank eigen.power_iteration factorize.als factorize.implicit_als".split()
+    """
+    eigen.pagerank eigen.power_iteration
+    factorize.als factorize.implicit_als
+    train.fit_in_chunks
+    transformer.gpt transformer.generate transformer.gpt_parts transformer.load_gpt2
+    transformer.save_gpt2
+    """.split()
 )
 
 
@@ -79,6 +94,12 @@ def recommender(array, n, m, r):
     return factorize.Recommender(*sides, array(), jnp.array(True))
 
 
+def params_like(array, init, config=None):
+    """What an init function returns, drawn small enough that deep stacks keep their size."""
+    shapes = jax.eval_shape(init if config is None else partial(init, config=config), KEY)
+    return jax.tree.map(lambda leaf: array(*leaf.shape) / 4, shapes)
+
+
 def squared(params, batch):
     return jnp.mean((layers.dense(params, batch) - 1) ** 2)
 
@@ -89,6 +110,10 @@ REGRESSION: dict[str, Any] = {
     "dims": sizes("n d k", (11, 3, 2), (13, 7, 5)),
     "counted": "matmul_flops + linalg_flops",
 }
+KEY = jax.random.key(0)
+GPT = partial(transformer.GPTConfig, context=24)
+SLIDING = {"strides": (2, 1), "padding": ((2, 1), (0, 3)), "dilation": (1, 2)}
+VIT = partial(transformer.ViTConfig, classes=5, patch=2)
 QKV = sizes("t s h d_k d_v", (3, 5, 2, 7, 11), (13, 2, 5, 3, 7))
 CONV = sizes("n h w kh kw c_in c_out", (2, 5, 7, 3, 2, 1, 11), (3, 13, 11, 4, 5, 2, 7))
 
@@ -158,6 +183,16 @@ TABLE = {
         options={"padding": "SAME"},
         formula=partial(layers.conv2d_flops, padding="SAME"),
     ),
+    "layers.conv2d, sliding": Case(
+        fn=layers.conv2d,
+        make=lambda array, n, h, w, kh, kw, c_in, c_out: (
+            array(n, h, w, c_in),
+            array(kh, kw, c_in, c_out),
+        ),
+        dims=CONV,
+        options=SLIDING,
+        formula=partial(layers.conv2d_flops, **SLIDING),
+    ),
     "layers.sinusoidal_positions": Case(
         fn=layers.sinusoidal_positions,
         make=lambda array: (),  # noqa: ARG005
@@ -209,6 +244,79 @@ TABLE = {
         dims=sizes("t d_model", (5, 6), (7, 10)),
         options={"heads": 2},
         formula=attention.multi_head_attention_flops,
+    ),
+    "transformer.init_block": Case(
+        fn=transformer.init_block,
+        make=key,
+        options={"d_model": 6, "heads": 2},
+        differentiable=False,
+    ),
+    "transformer.block": Case(
+        fn=transformer.block,
+        make=lambda array, t, d_model: (
+            params_like(array, partial(transformer.init_block, d_model=d_model, heads=2)),
+            array(t, d_model),
+        ),
+        dims=sizes("t d_model", (5, 6), (7, 10)),
+        options={"heads": 2, "causal": True},
+        formula=transformer.block_flops,
+    ),
+    "transformer.init_gpt": Case(
+        fn=transformer.init_gpt,
+        make=key,
+        options={"config": GPT(vocabulary=11, blocks=2, heads=2, width=6)},
+        differentiable=False,
+    ),
+    "transformer.gpt": Case(
+        fn=transformer.gpt,
+        make=lambda array, config, n, t: (
+            params_like(array, transformer.init_gpt, config),
+            jnp.arange(n * t).reshape(n, t) % config.vocabulary,
+        ),
+        dims=sizes(
+            "config n t",
+            (GPT(vocabulary=11, blocks=2, heads=2, width=6), 3, 5),
+            (GPT(vocabulary=7, blocks=3, heads=1, width=5), 2, 13),
+        ),
+        options=lambda config, **_: {"config": config},
+        formula=transformer.gpt_flops,
+    ),
+    "transformer.generate": Case(
+        fn=transformer.generate,
+        make=lambda array, config: (
+            KEY,
+            params_like(array, transformer.init_gpt, config),
+            jnp.array([[3, 1, 4], [1, 5, 9]]),
+        ),
+        dims=sizes("config", *[(GPT(vocabulary=11, blocks=2, heads=2, width=6),)] * 2),
+        options=lambda config: {"config": config, "steps": 5, "top_k": 7, "top_p": 0.9},
+        differentiable=False,
+    ),
+    "transformer.truncate_logits": Case(
+        fn=transformer.truncate_logits,
+        make=lambda array: (array(3, 11),),
+        options={"top_k": 7, "top_p": 0.9},
+        differentiable=False,
+    ),
+    "transformer.init_vit": Case(
+        fn=transformer.init_vit,
+        make=key,
+        options={"config": VIT(image=(4, 6, 3), blocks=2, heads=2, width=6)},
+        differentiable=False,
+    ),
+    "transformer.vit": Case(
+        fn=transformer.vit,
+        make=lambda array, config: (
+            params_like(array, transformer.init_vit, config),
+            array(*config.image),
+        ),
+        dims=sizes(
+            "config",
+            (VIT(image=(4, 6, 3), blocks=2, heads=2, width=6),),
+            (VIT(image=(6, 10, 1), blocks=3, heads=1, width=7),),
+        ),
+        options=lambda config: {"config": config},
+        formula=transformer.vit_flops,
     ),
     "similarity.dot": Case(
         fn=similarity.dot,
@@ -302,6 +410,11 @@ TABLE = {
         fn=lambda params, batches, **o: train.fit(squared, params, batches, **o).losses,
         make=lambda array: (dense_params(array, 3, 2), array(5, 7, 3)),
         options={"optimizer": optax.sgd(0.1, momentum=0.9)},
+    ),
+    "train.fit, until": Case(
+        fn=lambda params, batches, **o: train.fit(squared, params, batches, **o).params,
+        make=lambda array: (dense_params(array, 3, 2), array(5, 7, 3)),
+        options={"optimizer": optax.sgd(0.1, momentum=0.9), "until": 0.5},
     ),
 }
 
