@@ -132,22 +132,20 @@ def top_ritz(
         return lax.cond(full & ~stop, restart, lambda s: s, after)
 
     zero = jnp.zeros((), jnp.int32)
-    end = lax.while_loop(
-        lambda s: ~s.stop,
-        step,
-        _State(
-            basis=basis,
-            projected=jnp.zeros((size, size), dtype),
-            block=_orthonormal(block, basis)[0],
-            filled=zero + count,
-            mix=jnp.zeros((size, keep), dtype),
-            values=jnp.zeros(keep, dtype),
-            converged=jnp.array(False),
-            stop=jnp.array(False),
-            products=zero,
-            restarts=zero,
-        ),
+    start = _State(
+        basis=basis,
+        projected=jnp.zeros((size, size), dtype),
+        block=_orthonormal(block, basis)[0],
+        filled=zero + count,
+        mix=jnp.zeros((size, keep), dtype),
+        values=jnp.zeros(keep, dtype),
+        converged=jnp.array(False),
+        stop=jnp.array(False),
+        products=zero,
+        restarts=zero,
     )
+    with jax.named_scope("steps"):
+        end = lax.while_loop(lambda s: ~s.stop, step, start)
     return Ritz(end.mix.T @ end.basis, end.values, end.converged, end.products, end.restarts)
 
 

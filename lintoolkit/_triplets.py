@@ -139,6 +139,8 @@ class Leading(NamedTuple):
     converged: Array
     finite: Array
     rounds: Array
+    restarts: Array
+    products: Array  # how often a block went through both products
 
 
 @highest
@@ -225,7 +227,9 @@ def leading(
             good=jnp.cumprod(good[:rank], dtype=jnp.int32).sum(dtype=jnp.int32),
             converged=good[:rank].all() & (ritz.converged | ~plain),
             finite=finite & jnp.isfinite(sizes).all(),
-            rounds=s.rounds + 1 + ritz.restarts,
+            rounds=s.rounds + 1,
+            restarts=s.restarts + 1 + ritz.restarts,
+            products=s.products + ritz.products,
         )
 
     zero = jnp.zeros((), jnp.int32)
@@ -236,10 +240,12 @@ def leading(
         converged=jnp.array(False),
         finite=jnp.array(True),
         rounds=zero,
+        restarts=zero,
+        products=zero,
     )
-    return lax.while_loop(
-        lambda s: s.finite & ~s.converged & (s.rounds <= max_restarts), one_round, start
-    )
+    going_on = lambda s: s.finite & ~s.converged & (s.restarts <= max_restarts)
+    with jax.named_scope("rounds"):
+        return lax.while_loop(going_on, one_round, start)
 
 
 @highest
