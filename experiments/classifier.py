@@ -89,10 +89,8 @@ def train_classifier(
 def _run_epochs(params: Any, split: Split, orders: Array, *, optimizer) -> Trained:
     def epoch(carry, order):
         batches = (split.train_x[order], split.train_y[order])
-        params, state, losses = fit(
-            cross_entropy, carry[0], batches, optimizer=optimizer, opt_state=carry[1]
-        )
-        return (params, state), (params, losses)
+        run = fit(cross_entropy, carry[0], batches, optimizer=optimizer, opt_state=carry[1])
+        return (run.params, run.opt_state), (run.params, run.losses)
 
     start = (params, optimizer.init(params))
     (last, _), (history, batch_loss) = jax.lax.scan(epoch, start, orders)

@@ -65,10 +65,8 @@ def train_skipgram() -> Trained:
     sgd = optax.sgd(RATE)
 
     def stretch(carry, batches):
-        params, state, losses = fit(
-            skipgram_loss, carry[0], batches, optimizer=sgd, opt_state=carry[1]
-        )
-        return (params, state), (params, losses)
+        run = fit(skipgram_loss, carry[0], batches, optimizer=sgd, opt_state=carry[1])
+        return (run.params, run.opt_state), (run.params, run.losses)
 
     (last, _), (history, losses) = jax.lax.scan(stretch, (params, sgd.init(params)), batches)
     return Trained(

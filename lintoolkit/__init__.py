@@ -2,11 +2,15 @@
 
 - `lintoolkit.layers`: one vector through a layer: dense, mlp, norms, tables, patches,
   frames, convolution.
-- `lintoolkit.attention`: vectors that look at each other: weights, attention, heads.
+- `lintoolkit.attention`: vectors that look at each other: weights, exact attention in O(n)
+  memory, heads, rotations.
+- `lintoolkit.transformer`: blocks, a GPT that trains, writes and reads GPT-2's files, a ViT.
 - `lintoolkit.svd`: full, truncated and randomized decompositions, low-rank approximation.
 - `lintoolkit.pca`: principal components: exact, streaming, sharded, sparse.
 - `lintoolkit.similarity`: dot products, cosines, the nearest rows, analogies.
 - `lintoolkit.eigen`: the dominant eigenvector, PageRank.
+- `lintoolkit.factorize`: recommenders: alternating least squares on sparse ratings.
+- `lintoolkit.regression`: the normal equation, least squares by QR, ridge.
 - `lintoolkit.train`: one optax loop as a scan.
 - `lintoolkit.cost`: the work, bytes and memory of any JAX function, from what XLA compiled.
 

@@ -46,7 +46,10 @@ def kept_rows(rank: int, width: int) -> int:
 
 
 def basis_rows(rank: int, width: int) -> int:
-    """Rows of the basis: the locked, the kept, some blocks more; the next is orthogonal too."""
+    """Rows of the basis: the locked, the kept, and room for some blocks more.
+
+    Beside a full basis a block must find as many directions still, to restart with.
+    """
     return min(rank + kept_rows(rank, width) + max(6 * BLOCK, rank), width - BLOCK)
 
 
@@ -107,6 +110,7 @@ def top_ritz(
         asked = jnp.arange(keep, dtype=jnp.int32) < rank - count
         converged = jnp.all((jnp.linalg.norm(outflow, axis=1) <= enough) | ~asked)
         converged &= finite & (filled >= rank)
+        values = jnp.where(finite, values, jnp.nan)
         full = filled + BLOCK > size
         stop = converged | ~finite | (full & (s.restarts >= restarts))
 
@@ -131,22 +135,20 @@ def top_ritz(
         return lax.cond(full & ~stop, restart, lambda s: s, after)
 
     zero = jnp.zeros((), jnp.int32)
-    end = lax.while_loop(
-        lambda s: ~s.stop,
-        step,
-        _State(
-            basis=basis,
-            projected=jnp.zeros((size, size), dtype),
-            block=_orthonormal(block, basis)[0],
-            filled=zero + count,
-            mix=jnp.zeros((size, keep), dtype),
-            values=jnp.zeros(keep, dtype),
-            converged=jnp.array(False),
-            stop=jnp.array(False),
-            products=zero,
-            restarts=zero,
-        ),
+    start = _State(
+        basis=basis,
+        projected=jnp.zeros((size, size), dtype),
+        block=_orthonormal(block, basis)[0],
+        filled=zero + count,
+        mix=jnp.zeros((size, keep), dtype),
+        values=jnp.zeros(keep, dtype),
+        converged=jnp.array(False),
+        stop=jnp.array(False),
+        products=zero,
+        restarts=zero,
     )
+    with jax.named_scope("steps"):
+        end = lax.while_loop(lambda s: ~s.stop, step, start)
     return Ritz(end.mix.T @ end.basis, end.values, end.converged, end.products, end.restarts)
 
 

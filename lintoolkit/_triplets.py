@@ -15,7 +15,7 @@ from jax import lax
 from jax.experimental import sparse
 from jaxtyping import Array, Float
 
-from lintoolkit import _krylov
+from lintoolkit import _checks, _krylov
 from lintoolkit._rows import gram, pull, push, total
 
 Triplets = tuple[Array, Array, Array]  # U, s and Vᵀ
@@ -139,6 +139,8 @@ class Leading(NamedTuple):
     converged: Array
     finite: Array
     rounds: Array
+    restarts: Array
+    products: Array  # how often a block went through both products
 
 
 @highest
@@ -225,7 +227,9 @@ def leading(
             good=jnp.cumprod(good[:rank], dtype=jnp.int32).sum(dtype=jnp.int32),
             converged=good[:rank].all() & (ritz.converged | ~plain),
             finite=finite & jnp.isfinite(sizes).all(),
-            rounds=s.rounds + 1 + ritz.restarts,
+            rounds=s.rounds + 1,
+            restarts=s.restarts + 1 + ritz.restarts,
+            products=s.products + ritz.products,
         )
 
     zero = jnp.zeros((), jnp.int32)
@@ -236,10 +240,12 @@ def leading(
         converged=jnp.array(False),
         finite=jnp.array(True),
         rounds=zero,
+        restarts=zero,
+        products=zero,
     )
-    return lax.while_loop(
-        lambda s: s.finite & ~s.converged & (s.rounds <= max_restarts), one_round, start
-    )
+    going_on = lambda s: s.finite & ~s.converged & (s.restarts <= max_restarts)
+    with jax.named_scope("rounds"):
+        return lax.while_loop(going_on, one_round, start)
 
 
 @highest
@@ -342,3 +348,50 @@ def signs(rows: Array) -> Array:
     largest = jnp.abs(rows).argmax(axis=1, keepdims=True)
     negative = jnp.take_along_axis(rows, largest, axis=1) < 0
     return jnp.where(negative, -1, 1).astype(rows.dtype)
+
+
+# Checks
+
+
+def dense_of(function: str, x: Array) -> Array:
+    """One matrix in a dtype that is computed in, or a refusal."""
+    _checks.floats(function, x=x)
+    if x.ndim != 2:
+        raise ValueError(
+            f"{function}: x must be one matrix (n, d), got {x.shape}; jax.vmap takes many."
+        )
+    return x.astype(_checks.wide(x.dtype))
+
+
+def matrix_of(function: str, x: Matrix) -> Array | sparse.BCOO | LinearOperator:
+    """The same of whatever has products; compressed rows become coordinates."""
+    if isinstance(x, LinearOperator):
+        return x
+    if not isinstance(x, sparse.BCOO | sparse.BCSR):
+        return dense_of(function, x)
+    if isinstance(x, sparse.BCSR):
+        x = x.to_bcoo()
+    _checks.floats(function, **{"x.data": x.data})
+    if x.n_batch or x.n_dense or x.ndim != 2:
+        raise ValueError(
+            f"{function}: sparse x must be one matrix without batch or dense axes, got shape "
+            f"{x.shape}, n_batch={x.n_batch}, n_dense={x.n_dense}; jax.vmap takes many."
+        )
+    return sparse.BCOO((x.data.astype(_checks.wide(x.dtype)), x.indices), shape=x.shape)
+
+
+def check_rank(function: str, rank: int, shape: tuple[int, ...]) -> None:
+    _checks.positive(function, rank=rank)
+    if rank > min(shape):
+        raise ValueError(
+            f"{function}: rank must be between 1 and {min(shape)}, the shorter side of x "
+            f"{shape}, got {rank}."
+        )
+
+
+def check_iteration(function: str, key: object, tol: float | None, max_restarts: int) -> None:
+    if key is not None:
+        _checks.random_key(function, key)
+    for name, value in (("tol", tol), ("max_restarts", max_restarts)):
+        if value is not None and not value >= 0:
+            raise ValueError(f"{function}: {name} must not be negative, got {value}.")

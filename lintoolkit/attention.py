@@ -1,54 +1,94 @@
 # ruff: noqa: DOC502 (what Raises promises is raised in _checks)
-r"""Vectors that look at each other: attention weights, attention, heads.
+r"""Vectors that look at each other: attention weights, exact attention, heads, rotations.
 
-Arrays are (..., length, heads, width), as in `jax.nn`. A mask is boolean, True where a query
-may look; a query that may look nowhere gets zeros, in value and in gradient, never NaN.
+Arrays are (..., length, heads, width), as in `jax.nn`; a head of keys and values may serve
+several heads of queries. A mask is boolean, True where a query may look; a query that may look
+nowhere gets zeros, in value and in gradient, never NaN.
 
-Letters: t queries, s keys, h heads, d_k and d_v widths a head, d_model = h d_k.
+Letters: t queries, s keys, h heads, n heads of keys, d_k and d_v widths a head,
+d_model = h d_k.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Integer
 
-from lintoolkit import _checks
+from lintoolkit import _blockwise, _checks, _cudnn
 from lintoolkit.layers import AnyKey, dense, dense_flops, init_dense
 
+_STATIC = ("causal", "window", "scale", "softcap")
 
-@partial(jax.jit, static_argnames=("causal", "scale"))
+
+def _bounded_lengths(fn: Callable) -> Callable:
+    # Under jit lengths are not known, so they are looked at outside, where they are.
+    @functools.wraps(fn)
+    def checked(*operands: Any, **options: Any) -> Any:
+        lengths = options.get("lengths")
+        if (
+            lengths is not None
+            and len(operands) > 1
+            and not isinstance(lengths, jax.core.Tracer)
+        ):
+            _check_known_lengths(fn.__name__, np.asarray(lengths), operands[1])
+        return fn(*operands, **options)
+
+    checked.lower = fn.lower  # type: ignore[attr-defined]
+    return checked
+
+
+@_bounded_lengths
+@partial(jax.jit, static_argnames=_STATIC)
 @jax.named_scope("attention_weights")
 def attention_weights(
     q: Float[Array, "*batch t h d_k"],
-    k: Float[Array, "*batch s h d_k"],
+    k: Float[Array, "*batch s n d_k"],
     *,
+    bias: Float[Array, "..."] | None = None,
     mask: Bool[Array, "..."] | None = None,
     causal: bool = False,
+    window: int | tuple[int, int] | None = None,
+    segment_ids: Integer[Array, "*batch t"] | None = None,
+    kv_segment_ids: Integer[Array, "*batch s"] | None = None,
+    lengths: Integer[Array, "*batch"] | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
+    alibi: Float[Array, " h"] | None = None,
 ) -> Float[Array, "*batch h t s"]:
     r"""Weigh every key for every query: rows of non-negative numbers that sum to 1.
 
-    $A_{ij} = \operatorname{softmax}_j(\mathrm{scale} \cdot q_i \cdot k_j)$ over the keys j
-    that query i may look at; the softmax in float32 at least.
+    $A_{ij} = \operatorname{softmax}_j(s_{ij})$ over the keys j that query i may look at, with
+    $s_{ij} = \mathrm{scale} \cdot q_i \cdot k_j + \mathrm{bias}_{ij}$; the softmax in float32
+    at least. For looking: `attention` never holds this table.
 
     Args:
         q: Queries.
-        k: Keys.
+        k: Keys; where n divides h, each head of keys serves h / n successive heads of queries.
+        bias: Added to the scores; broadcasts to (..., h, t, s).
         mask: True where a query may look; broadcasts to (..., h, t, s).
         causal: Hide the keys after each query, the last query aligned with the last key,
             so that t < s continues a sequence.
+        window: Hide the keys further than this from each query's own, or (before, after).
+        segment_ids: A query looks at keys of its own segment alone.
+        kv_segment_ids: Of the keys, if they are not the queries'.
+        lengths: How many keys of each sequence are real; the rest are hidden.
         scale: 1 / √d_k if None.
+        softcap: Squash the products: softcap · tanh(scale q · k / softcap).
+        alibi: Slopes, one a head: lower the scores by slope · distance.
 
     Returns:
         The weights, in the dtype of ``q``; a row with nothing to look at is zeros.
 
     Raises:
-        TypeError: If an operand is not floating, dtypes differ, or the mask is not boolean.
-        ValueError: If the shapes do not fit.
+        TypeError: If an operand, mask or other array has the wrong dtype.
+        ValueError: If shapes do not fit, n does not divide h, or a size is out of range.
 
     Cost:
         2 t s h d_k FLOP in the product; t s h numbers stored.
@@ -62,53 +102,76 @@ def attention_weights(
     References:
         Vaswani et al., Attention Is All You Need (2017), section 3.2.1, arXiv:1706.03762.
     """
-    _check_operands("attention_weights", mask, q=q, k=k)
-    t, s = q.shape[-3], k.shape[-3]
-    scores = jnp.einsum(
-        "...thd,...shd->...hts", q, k, preferred_element_type=_checks.wide(q.dtype)
+    rows, keys, options = _operands(
+        "attention_weights",
+        bias=bias,
+        mask=mask,
+        causal=causal,
+        window=window,
+        segment_ids=segment_ids,
+        kv_segment_ids=kv_segment_ids,
+        lengths=lengths,
+        scale=scale,
+        softcap=softcap,
+        alibi=alibi,
+        q=q,
+        k=k,
     )
-    scores *= 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    visible = jnp.tri(t, s, s - t, dtype=bool) if causal else None
-    if mask is not None:
-        visible = mask if visible is None else mask & visible
-    if visible is not None:
-        visible = jnp.broadcast_to(visible, scores.shape)
-    return jax.nn.softmax(scores, where=visible).astype(q.dtype)
+    table = _blockwise.weights(rows, keys, options)
+    return table.reshape(*q.shape[:-3], q.shape[-2], *table.shape[-2:]).astype(q.dtype)
 
 
-@partial(jax.jit, static_argnames=("causal", "scale"))
+@_bounded_lengths
+@partial(jax.jit, static_argnames=_STATIC)
 @jax.named_scope("attention")
 def attention(
     q: Float[Array, "*batch t h d_k"],
-    k: Float[Array, "*batch s h d_k"],
-    v: Float[Array, "*batch s h d_v"],
+    k: Float[Array, "*batch s n d_k"],
+    v: Float[Array, "*batch s n d_v"],
     *,
+    bias: Float[Array, "..."] | None = None,
     mask: Bool[Array, "..."] | None = None,
     causal: bool = False,
+    window: int | tuple[int, int] | None = None,
+    segment_ids: Integer[Array, "*batch t"] | None = None,
+    kv_segment_ids: Integer[Array, "*batch s"] | None = None,
+    lengths: Integer[Array, "*batch"] | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
+    alibi: Float[Array, " h"] | None = None,
 ) -> Float[Array, "*batch t h d_v"]:
     r"""Average the values by how well their keys match each query.
 
-    $y_i = \sum_j A_{ij} v_j$ with the $A$ of `attention_weights`, head by head.
+    $y_i = \sum_j A_{ij} v_j$ with the $A$ of `attention_weights`, head by head, exactly, but
+    the weights exist for a block of queries at a time: memory grows with t + s, not t s, in
+    every derivative of first order too. On a machine with an NVIDIA GPU, half precision
+    without options other than causal and scale is cuDNN's where the program runs on CUDA.
 
     Args:
         q: Queries.
-        k: Keys.
+        k: Keys; where n divides h, each head of keys serves h / n successive heads of queries.
         v: Values, one a key; their width may differ.
+        bias: Added to the scores; broadcasts to (..., h, t, s).
         mask: True where a query may look; broadcasts to (..., h, t, s).
         causal: Hide the keys after each query, the last query aligned with the last key.
+        window: Hide the keys further than this from each query's own, or (before, after).
+        segment_ids: A query looks at keys of its own segment alone.
+        kv_segment_ids: Of the keys, if they are not the queries'.
+        lengths: How many keys of each sequence are real; the rest are hidden.
         scale: 1 / √d_k if None.
+        softcap: Squash the products: softcap · tanh(scale q · k / softcap).
+        alibi: Slopes, one a head: lower the scores by slope · distance.
 
     Returns:
         One average a query and head, in the dtype of ``q``.
 
     Raises:
-        TypeError: If an operand is not floating, dtypes differ, or the mask is not boolean.
-        ValueError: If the shapes do not fit.
+        TypeError: If an operand, mask or other array has the wrong dtype.
+        ValueError: If shapes do not fit, n does not divide h, or a size is out of range.
 
     Cost:
-        2 t s h (d_k + d_v) FLOP in the two products, see `attention_flops`; t s h numbers
-        stored.
+        2 t s h (d_k + d_v) FLOP in the two products, down to about half of it where causal
+        and t is long, see `attention_flops`; the gradient five products to these two.
 
     Examples:
         >>> q, v = jnp.zeros((2, 1, 3)), jnp.array([2.0, 4.0]).reshape(2, 1, 1)
@@ -116,20 +179,54 @@ def attention(
         [2. 3.]
 
     References:
-        Vaswani et al., Attention Is All You Need (2017), section 3.2.1, arXiv:1706.03762.
+        Vaswani et al., Attention Is All You Need (2017), section 3.2.1, arXiv:1706.03762;
+        Rabe and Staats, Self-attention Does Not Need O(n²) Memory (2021), section 2,
+        arXiv:2112.05682.
     """
-    _check_operands("attention", mask, q=q, k=k, v=v)
-    weights = attention_weights(q, k, mask=mask, causal=causal, scale=scale)
-    wide = _checks.wide(v.dtype)
-    return jnp.einsum("...hts,...shd->...thd", weights, v, preferred_element_type=wide).astype(
-        v.dtype
-    )
+
+    def ours(q: Array, k: Array, v: Array) -> Array:
+        rows, keys, options = _operands(
+            "attention",
+            bias=bias,
+            mask=mask,
+            causal=causal,
+            window=window,
+            segment_ids=segment_ids,
+            kv_segment_ids=kv_segment_ids,
+            lengths=lengths,
+            scale=scale,
+            softcap=softcap,
+            alibi=alibi,
+            q=q,
+            k=k,
+            v=v,
+        )
+        y = jnp.moveaxis(_blockwise.attend(rows, keys, options), 3, 1)
+        return y.reshape(*q.shape[:-1], v.shape[-1])
+
+    others = (bias, mask, window, segment_ids, kv_segment_ids, lengths, softcap, alibi)
+    if all(x is None for x in others) and _cudnn.applies(q, k, v, causal=causal):
+        scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+        theirs = partial(_cudnn.attend, causal=causal, scale=scale)
+        return _cudnn.prefer_on_cuda(theirs, ours)(q, k, v)
+    return ours(q, k, v)
 
 
-def attention_flops(*, t: int, s: int, h: int, d_k: int, d_v: int) -> int:
+def attention_flops(
+    *,
+    t: int,
+    s: int,
+    h: int,
+    d_k: int,
+    d_v: int,
+    causal: bool = False,
+    window: int | tuple[int, int] | None = None,
+) -> int:
     """FLOP of the two products of one `attention`, for one item of a batch.
 
-    Masked pairs are computed, so they count. The softmax comes on top.
+    What the program computes counts: pairs that causality or a window hides do so too, but
+    for the spans of keys that no query of a bucket of them can see, which are left out.
+    The softmax comes on top.
 
     Args:
         t: Queries.
@@ -137,11 +234,72 @@ def attention_flops(*, t: int, s: int, h: int, d_k: int, d_v: int) -> int:
         h: Heads.
         d_k: Width of queries and keys.
         d_v: Width of values.
+        causal: As of `attention`.
+        window: As of `attention`.
 
     Returns:
-        2 t s h (d_k + d_v).
+        2 t s h (d_k + d_v); with causality or a window, from 257 queries on, t s is the
+        number of pairs in the spans that are computed.
     """
-    return 2 * t * s * h * (d_k + d_v)
+    return 2 * _blockwise.pairs(t, s, *_reach(causal, window)) * h * (d_k + d_v)
+
+
+@partial(jax.jit, static_argnames=("base",))
+@jax.named_scope("rope")
+def rope(
+    x: Float[Array, "*batch t h d"],
+    positions: Integer[Array, "*#batch t"] | None = None,
+    *,
+    base: float = 10000.0,
+) -> Float[Array, "*batch t h d"]:
+    r"""Rotate queries or keys by their positions, so that their products know distances.
+
+    $(y_i, y_{i + d/2}) = R(p\, \mathrm{base}^{-2i/d})\, (x_i, x_{i + d/2})$ with $R(\theta)$
+    the rotation by θ and p the position: $y_p \cdot y_r$ depends on p - r alone. The halves are
+    paired, as in Llama and GPT-NeoX; angles in float32 at least.
+
+    Args:
+        x: Queries or keys, of even width.
+        positions: One a row; 0, 1, ... if None.
+        base: The longest wavelength is nearly 2π base.
+
+    Returns:
+        The rotated vectors, in the dtype of ``x``.
+
+    Raises:
+        TypeError: If ``x`` is not floating or ``positions`` are not integers.
+        ValueError: If the width is odd, or ``positions`` do not fit the rows of ``x``.
+
+    Cost:
+        t d / 2 sines and cosines, and 3 t h d FLOP to rotate.
+
+    Examples:
+        >>> x = jnp.ones((3, 1, 2))
+        >>> print(rope(x, jnp.array([0, 1, 2]))[:, 0].round(2))
+        [[ 1.    1.  ]
+         [-0.3   1.38]
+         [-1.33  0.49]]
+
+    References:
+        Su et al., RoFormer: Enhanced Transformer with Rotary Position Embedding (2021),
+        section 3.2.2, arXiv:2104.09864.
+    """
+    _checks.floats("rope", x=x)
+    if x.ndim < 3 or x.shape[-1] % 2:
+        raise ValueError(
+            f"rope: x must be (..., length, heads, width) with an even width, got {x.shape}."
+        )
+    if positions is None:
+        positions = jnp.arange(x.shape[-3])
+    _check_whole("rope", positions=positions)
+    _check_broadcast("rope", "positions", positions, x.shape[:-2], "(..., t)")
+    wide = _checks.wide(x.dtype)
+    half = x.shape[-1] // 2
+    frequencies = base ** (-jnp.arange(half, dtype=wide) / half)
+    angles = positions[..., None, None].astype(wide) * frequencies
+    a, b = jnp.split(x.astype(wide), 2, axis=-1)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
 
 
 @partial(jax.jit, static_argnames=("d_model", "heads", "bias", "dtype"))
@@ -194,15 +352,14 @@ def init_multi_head(
     }
 
 
-@partial(jax.jit, static_argnames=("heads", "causal"))
+@partial(jax.jit, static_argnames=("heads", *_STATIC))
 @jax.named_scope("multi_head_attention")
 def multi_head_attention(
     params: Mapping[str, Mapping[str, Float[Array, "..."]]],
     x: Float[Array, "*batch t d_model"],
     *,
     heads: int,
-    mask: Bool[Array, "..."] | None = None,
-    causal: bool = False,
+    **options: Any,
 ) -> Float[Array, "*batch t d_model"]:
     r"""Let the vectors of a sequence look at each other, in several subspaces at once.
 
@@ -213,8 +370,7 @@ def multi_head_attention(
         params: What `init_multi_head` returns.
         x: A sequence of rows; leading axes ride along.
         heads: Divides d_model.
-        mask: True where a query may look; broadcasts to (..., heads, t, t).
-        causal: Hide the later rows from each row.
+        options: Those of `attention`: causal, mask, window and the others.
 
     Returns:
         One row a row of ``x``, in its dtype.
@@ -224,8 +380,8 @@ def multi_head_attention(
         ValueError: If the shapes do not fit, or ``heads`` does not divide d_model.
 
     Cost:
-        8 t d_model² + 4 t² d_model FLOP in products, whatever the number of heads, see
-        `multi_head_attention_flops`.
+        8 t d_model² + 4 t² d_model FLOP in products, whatever the number of heads, less
+        where `attention` skips hidden pairs, see `multi_head_attention_flops`.
 
     Examples:
         >>> eye = {"kernel": jnp.eye(2)}
@@ -249,25 +405,136 @@ def multi_head_attention(
         _check_heads("multi_head_attention", y.shape[-1], heads)
         return y.reshape(*y.shape[:-1], heads, -1)
 
-    y = attention(split("query"), split("key"), split("value"), mask=mask, causal=causal)
+    y = attention(split("query"), split("key"), split("value"), **options)
     return dense(params["out"], y.reshape(*y.shape[:-2], -1))
 
 
-def multi_head_attention_flops(*, t: int, d_model: int) -> int:
+def multi_head_attention_flops(
+    *,
+    t: int,
+    d_model: int,
+    causal: bool = False,
+    window: int | tuple[int, int] | None = None,
+) -> int:
     """FLOP of the products of one `multi_head_attention` without biases.
 
     Args:
         t: Rows of the sequence.
         d_model: Their width.
+        causal: As of `attention`.
+        window: As of `attention`.
 
     Returns:
-        8 t d_model² for the four layers and 4 t² d_model for the attention.
+        8 t d_model² for the four layers and 4 t² d_model for the attention, which is less
+        with causality or a window from 257 rows on, see `attention_flops`.
     """
     layers = 4 * dense_flops(n=t, d_in=d_model, d_out=d_model, bias=False)
-    return layers + attention_flops(t=t, s=t, h=1, d_k=d_model, d_v=d_model)
+    return layers + attention_flops(
+        t=t, s=t, h=1, d_k=d_model, d_v=d_model, causal=causal, window=window
+    )
 
 
-def _check_operands(function: str, mask: Array | None, **operands: Array) -> None:
+def _operands(
+    function: str,
+    *,
+    bias: Array | None,
+    mask: Array | None,
+    causal: bool,
+    window: int | tuple[int, int] | None,
+    segment_ids: Array | None,
+    kv_segment_ids: Array | None,
+    lengths: Array | None,
+    scale: float | None,
+    softcap: float | None,
+    alibi: Array | None,
+    **operands: Array,
+) -> tuple[_blockwise.Rows, _blockwise.Keys, _blockwise.Options]:
+    """Check everything, and give every array the axes (b, n, g, t, s)."""
+    _check_operands(function, **operands)
+    q, k, v = operands["q"], operands["k"], operands.get("v", operands["k"])
+    (*batch, t, h, _), (s, n) = q.shape, k.shape[-3:-1]
+    table = (*batch, h, t, s)
+    if mask is not None:
+        _check_mask(function, mask)
+        _check_broadcast(function, "mask", mask, table, "(..., h, t, s)")
+    if bias is not None:
+        _checks.floats(function, bias=bias)
+        _check_broadcast(function, "bias", bias, table, "(..., h, t, s)")
+    if alibi is not None:
+        _checks.floats(function, alibi=alibi)
+        if alibi.shape != (h,):
+            raise ValueError(
+                f"{function}: alibi must hold one slope a head, ({h},), got {alibi.shape}."
+            )
+        alibi = alibi.reshape(1, n, h // n, 1, 1)
+    if kv_segment_ids is None:
+        kv_segment_ids = segment_ids
+    elif segment_ids is None:
+        raise ValueError(f"{function}: kv_segment_ids without segment_ids; pass both.")
+    for name, ids, shape in (
+        ("segment_ids", segment_ids, (*batch, t)),
+        ("kv_segment_ids", kv_segment_ids, (*batch, s)),
+        ("lengths", lengths, tuple(batch)),
+    ):
+        if ids is not None:
+            _check_whole(function, **{name: ids})
+            if ids.shape != shape:
+                raise ValueError(
+                    f"{function}: {name} must have shape {shape}, got {ids.shape}; "
+                    "(..., t) for queries, (..., s) for keys, (...) for lengths."
+                )
+    if segment_ids is not None and kv_segment_ids is not None:
+        _checks.same_dtype(function, segment_ids=segment_ids, kv_segment_ids=kv_segment_ids)
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"{function}: softcap must be above 0, got {softcap}.")
+    b = math.prod(batch)
+
+    def aligned(x: Array | None) -> Array | None:
+        # To five axes, keeping what is 1 long; the batch's axes become one.
+        if x is None:
+            return None
+        x = x.reshape((1,) * (len(table) - x.ndim) + x.shape)
+        if math.prod(x.shape[:-3]) > 1:
+            x = jnp.broadcast_to(x, (*batch, *x.shape[-3:]))
+        heads = (n, h // n) if x.shape[-3] > 1 else (1, 1)
+        return x.reshape(-1, *heads, *x.shape[-2:])
+
+    last = lambda x, *shape: x if x is None else x.reshape(b, 1, 1, *shape)
+    feature_rows = lambda x: jnp.moveaxis(x.reshape(b, s, n, 1, -1), 1, -1)
+    rows = _blockwise.Rows(
+        q=jnp.moveaxis(q.reshape(b, t, n, h // n, -1), 1, 3),
+        at=jnp.arange(s - t, s, dtype=jnp.int32)[:, None][None, None, None],
+        segments=last(segment_ids, t, 1),
+        bias=aligned(bias),
+        mask=aligned(mask),
+    )
+    keys = _blockwise.Keys(
+        k=feature_rows(k),
+        v=feature_rows(v),
+        segments=last(kv_segment_ids, 1, s),
+        lengths=last(lengths, 1, 1),
+        slopes=alibi,
+    )
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return rows, keys, _blockwise.Options(scale, softcap, *_reach(causal, window, function))
+
+
+def _reach(
+    causal: bool, window: int | tuple[int, int] | None, function: str = "attention_flops"
+) -> tuple[_blockwise.Reach, _blockwise.Reach]:
+    """How many keys before and after its own a query sees."""
+    if window is None:
+        return math.inf, 0 if causal else math.inf
+    two = window if isinstance(window, tuple) else (window, window)
+    if len(two) != 2 or not all(isinstance(x, int | np.integer) and x >= 0 for x in two):
+        raise ValueError(
+            f"{function}: window must be a whole number of keys from 0 up, or two, (before, "
+            f"after), got {window!r}."
+        )
+    return two[0], 0 if causal else two[1]
+
+
+def _check_operands(function: str, **operands: Array) -> None:
     _checks.floats(function, **operands)
     _checks.same_dtype(function, **operands)
     q, k, v = operands["q"], operands["k"], operands.get("v", operands["k"])
@@ -277,32 +544,62 @@ def _check_operands(function: str, mask: Array | None, **operands: Array) -> Non
             f"{function}: operands must be (..., length, heads, width), got {got}; "
             "one head is x[:, None, :]."
         )
-    if q.shape[:-3] != k.shape[:-3] or q.shape[-2:] != k.shape[-2:]:
+    if q.shape[:-3] != k.shape[:-3] or q.shape[-1] != k.shape[-1]:
         raise ValueError(
-            f"{function}: q and k must agree in batch, heads and width, all axes but the "
-            f"length, got {got}."
+            f"{function}: q and k must agree in batch and width, all axes but length and "
+            f"heads, got {got}."
+        )
+    if q.shape[-2] % k.shape[-2]:
+        raise ValueError(
+            f"{function}: the heads of k must divide those of q, each serving equally many, "
+            f"got {k.shape[-2]} for {q.shape[-2]}."
         )
     if k.shape[:-1] != v.shape[:-1]:
         raise ValueError(
             f"{function}: k and v must agree in all axes but the width: one value a key, "
             f"got {got}."
         )
-    if mask is not None:
-        _check_mask(function, mask, (*q.shape[:-3], q.shape[-2], q.shape[-3], k.shape[-3]))
 
 
-def _check_mask(function: str, mask: Array, shape: tuple[int, ...]) -> None:
+def _check_mask(function: str, mask: Array) -> None:
     _checks.arrays(function, mask=mask)
     if mask.dtype != bool:
         raise TypeError(
             f"{function}: mask must be boolean, True where a query may look, got "
             f"{mask.dtype}; pass mask != 0."
         )
-    pairs = zip(reversed(mask.shape), reversed(shape), strict=False)
-    if mask.ndim > len(shape) or any(m not in (1, n) for m, n in pairs):
+
+
+def _check_broadcast(
+    function: str, name: str, x: Array, shape: tuple[int, ...], axes: str
+) -> None:
+    if x.ndim > len(shape):
         raise ValueError(
-            f"{function}: mask of shape {mask.shape} does not broadcast to (..., h, t, s) = "
-            f"{shape}; a mask by item is (n, 1, 1, s)."
+            f"{function}: {name} of shape {x.shape} does not broadcast to {axes} = {shape}: "
+            f"it has {x.ndim} axes, and at most {len(shape)} are wanted."
+        )
+    for axis in range(-x.ndim, 0):
+        if x.shape[axis] not in (1, shape[axis]):
+            raise ValueError(
+                f"{function}: {name} of shape {x.shape} does not broadcast to {axes} = "
+                f"{shape}: its axis {axis} must be 1 or {shape[axis]} long, got "
+                f"{x.shape[axis]}."
+            )
+
+
+def _check_whole(function: str, **arguments: Array) -> None:
+    _checks.arrays(function, **arguments)
+    for name, x in arguments.items():
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            raise TypeError(f"{function}: {name} must be integers, got {x.dtype}.")
+
+
+def _check_known_lengths(function: str, lengths: np.ndarray, k: Any) -> None:
+    s = jnp.shape(k)[-3] if jnp.ndim(k) > 2 else 0
+    if lengths.dtype.kind in "iu" and s and not ((lengths >= 0) & (lengths <= s)).all():
+        raise ValueError(
+            f"{function}: lengths must be from 0 to the {s} keys, got {lengths.min()} to "
+            f"{lengths.max()}."
         )
 
 

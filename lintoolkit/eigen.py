@@ -1,12 +1,12 @@
 # ruff: noqa: DOC502 (what Raises promises is raised in helpers)
-r"""Dominant eigenvectors: power iteration, and PageRank on the edges of a graph.
+r"""Dominant eigenvectors: power iteration, the top of a spectrum, PageRank on a graph's edges.
 
 Letters: n rows, or nodes of a graph.
 """
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,17 @@ from jax import export
 from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from lintoolkit import _checks
+from lintoolkit import _checks, _krylov
+from lintoolkit._triplets import (
+    LinearOperator,
+    check_iteration,
+    check_rank,
+    highest,
+    matrix_of,
+    products_of,
+    signs,
+)
+from lintoolkit.layers import AnyKey
 
 
 class Eigenpair(NamedTuple):
@@ -35,6 +45,15 @@ class PageRank(NamedTuple):
     ok: Bool[Array, "*batch"]
 
 
+class Eigh(NamedTuple):
+    """Eigenvalues, largest first, their vectors as columns, whether they converged."""
+
+    values: Float[Array, " r"]
+    vectors: Float[Array, "n r"]
+    ok: Bool[Array, ""]
+
+
+export.register_namedtuple_serialization(Eigh, serialized_name="lintoolkit.eigen.Eigh")
 export.register_namedtuple_serialization(
     Eigenpair, serialized_name="lintoolkit.eigen.Eigenpair"
 )
@@ -127,6 +146,127 @@ def _power_iteration(
     v *= jnp.sign(v[jnp.abs(v).argmax()])
     value, v = (jnp.where(ok, x, jnp.nan).astype(start.dtype) for x in (value, v))
     return Eigenpair(value, v, i, ok)
+
+
+@partial(jax.jit, static_argnames=("rank", "tol", "max_restarts"))
+@jax.named_scope("top_eigh")
+def top_eigh(
+    x: Float[Array, "n n"] | BCOO | BCSR | LinearOperator,
+    *,
+    rank: int,
+    key: AnyKey | None = None,
+    tol: float | None = None,
+    max_restarts: int = 100,
+) -> Eigh:
+    r"""Find the largest eigenvalues of a symmetric matrix and their vectors, converged.
+
+    $A v_i = \lambda_i v_i$ with $\lambda_1 \ge \dots \ge \lambda_r$, the algebraically
+    largest, by block Lanczos iteration with thick restarts; of small matrices by a full
+    decomposition. Converged means $\lVert A v_i - \lambda_i v_i \rVert \le \sqrt{tol}\,
+    |\lambda_i|$, or 4 eps of the largest magnitude met, which is as far as rounding lets it.
+
+    Derivatives of what does not depend on the choice of basis, such as the projector onto the
+    r vectors, are finite and right at repeated eigenvalues too.
+
+    Args:
+        x: Symmetric: an array, of which (x + xᵀ) / 2 is taken, or sparse, or a
+            `lintoolkit.svd.linear_operator`, whose symmetry is the caller's promise.
+        rank: How many pairs.
+        key: Draws the start; a fixed one if None, so that results repeat.
+        tol: 10 eps of the dtype if None: eigenvalues to working precision.
+        max_restarts: After so many without convergence ``ok`` is False and all is NaN.
+
+    Returns:
+        ``rank`` pairs, each vector's entry of largest magnitude positive, in the dtype of
+        ``x``; in float32 for half precision.
+
+    Raises:
+        TypeError: If ``x`` is none of these or not floating, or ``key`` is not one key.
+        ValueError: If ``x`` is not square or is empty, the rank is not in 1..n, or ``tol`` or
+            ``max_restarts`` is negative.
+
+    Cost:
+        64 n² FLOP a step; 9 n³ for a small matrix and for a derivative. Sparse matrices and
+        operators have no derivative.
+
+    Examples:
+        >>> found = top_eigh(jnp.array([[2.0, 1.0], [1.0, 2.0]]), rank=1)
+        >>> print(found.values, found.vectors.ravel().round(4))
+        [3.] [0.7071 0.7071]
+
+    References:
+        Golub and Van Loan, Matrix Computations, 4th ed. (2013), section 10.3; Wu and Simon,
+        Thick-Restart Lanczos Method (2000), SIAM J. Matrix Anal. Appl. 22(2).
+    """
+    x = matrix_of("top_eigh", x)
+    if x.shape[0] != x.shape[1]:
+        raise ValueError(f"top_eigh: x must be square and symmetric, got shape {x.shape}.")
+    check_rank("top_eigh", rank, x.shape)
+    check_iteration("top_eigh", key, tol, max_restarts)
+    if isinstance(x, jax.Array):
+        return _top_dense(x, key, rank, tol, max_restarts)
+    return _top(x, key, rank, tol, max_restarts)
+
+
+@highest
+def _top(
+    x: Array | BCOO | LinearOperator,
+    key: Array | None,
+    rank: int,
+    tol: float | None,
+    max_restarts: int,
+) -> Eigh:
+    n = x.shape[0]
+    products = products_of(x)
+    if not _krylov.fits(rank, n):
+        whole = products.push(jnp.eye(n, dtype=x.dtype))
+        finite = jnp.isfinite(whole).all()
+        values, v = jnp.linalg.eigh(jnp.where(finite, whole, 0))
+        return _as_eigh(values[::-1][:rank] * products.unit, v.T[::-1][:rank], finite)
+    found = _krylov.top_ritz(
+        lambda rows: products.push(rows).T,
+        _krylov.start_block(key, n, jnp.dtype(x.dtype)),
+        rank=rank,
+        accuracy=(10 * float(jnp.finfo(x.dtype).eps) if tol is None else tol) ** 0.5,
+        restarts=max_restarts,
+    )
+    values = found.values[:rank] * products.unit
+    return _as_eigh(values, found.vectors[:rank], found.converged)
+
+
+def _as_eigh(values: Array, rows: Array, ok: Array) -> Eigh:
+    rows = rows * signs(rows)
+    return Eigh(jnp.where(ok, values, jnp.nan), jnp.where(ok, rows, jnp.nan).T, ok)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _top_dense(
+    x: Array, key: Array | None, rank: int, tol: float | None, max_restarts: int
+) -> Eigh:
+    return _top((x + x.T) / 2, key, rank, tol, max_restarts)
+
+
+@_top_dense.defjvp
+@highest
+def _top_dense_jvp(
+    rank: int, tol: float | None, max_restarts: int, primals: tuple, tangents: tuple
+) -> tuple[Eigh, Eigh]:
+    (x, key), dx = primals, (tangents[0] + tangents[0].T) / 2
+    out = _top_dense(x, key, rank, tol, max_restarts)
+    if rank < len(x):
+        rest = _top_dense(x, key, len(x), tol, max_restarts)
+        rest = Eigh(rest.values[rank:], rest.vectors[:, rank:], rest.ok)
+    else:
+        rest = Eigh(out.values[:0], out.vectors[:, :0], out.ok)
+    v, values = out.vectors, out.values
+    inner, below = v.T @ dx @ v, rest.vectors.T @ dx @ v
+    # Rotations among equal values are not determined, and what is does not depend on them.
+    gaps = values - values[:, None]
+    equal = jnp.abs(gaps) <= jnp.finfo(x.dtype).eps ** (2 / 3) * jnp.abs(values).max()
+    turn = jnp.where(equal, 0, inner / jnp.where(equal, 1, gaps))
+    dv = v @ turn + rest.vectors @ (below / (values - rest.values[:, None]))
+    ok: Any = np.zeros(out.ok.shape, jax.dtypes.float0)
+    return out, Eigh(jnp.diagonal(inner), dv, ok)
 
 
 def _product(

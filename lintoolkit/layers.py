@@ -13,15 +13,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Integer, Key, Shaped, UInt32
 
 from lintoolkit import _checks
 
 AnyKey = Key[Array, ""] | UInt32[Array, "2"]
+Margins = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
 
 
 @partial(jax.jit, static_argnames=("d_in", "d_out", "bias", "dtype"))
@@ -531,14 +534,19 @@ def spectrogram(signal: Float[Array, " t"], *, size: int, hop: int) -> Float[Arr
     return jnp.abs(jnp.fft.rfft(rows)).T.astype(signal.dtype)
 
 
-@partial(jax.jit, static_argnames=("size",))
+@partial(jax.jit, static_argnames=("size", "strides", "padding", "dilation"))
 @jax.named_scope("im2col")
 def im2col(
-    x: Shaped[Array, "c h w"], *, size: int | tuple[int, int]
+    x: Shaped[Array, "c h w"],
+    *,
+    size: int | tuple[int, int],
+    strides: int | tuple[int, int] = 1,
+    padding: str | Margins = "VALID",
+    dilation: int | tuple[int, int] = 1,
 ) -> Shaped[Array, "taps positions"]:
     """Lay the windows of an image out as columns, so that convolution is one product.
 
-    Column j holds the c · kh · kw numbers under the filter at its j-th valid position:
+    Column j holds the c · kh · kw numbers under the filter at its j-th position:
     ``kernels.reshape(c_out, -1) @ im2col(x, size=(kh, kw))`` correlates with kernels of
     shape (c_out, c, kh, kw). The columns hold each number up to kh · kw times: `conv2d`
     gives the same without storing them.
@@ -546,13 +554,18 @@ def im2col(
     Args:
         x: One image, channels first, of any dtype.
         size: The filter's (kh, kw), or one number for a square.
+        strides: As in `conv2d`.
+        padding: As in `conv2d`.
+        dilation: As in `conv2d`.
 
     Returns:
-        A matrix (c kh kw, out_h out_w) with out_h = h - kh + 1, out_w = w - kw + 1.
+        A matrix (c kh kw, out_h out_w); with the defaults out_h = h - kh + 1 and
+        out_w = w - kw + 1.
 
     Raises:
         TypeError: If ``x`` is not an array.
-        ValueError: If ``x`` is not (c, h, w), or the filter does not fit in it.
+        ValueError: If ``x`` is not (c, h, w), the filter does not fit in it, or an option is
+            not what `conv2d` takes.
 
     Cost:
         0 FLOP: a gather. The product after it: `conv2d_flops`.
@@ -569,50 +582,54 @@ def im2col(
         Document Processing (2006), section 2.1.
     """
     _checks.arrays("im2col", x=x)
-    sides = size if isinstance(size, tuple) else (size, size)
-    if len(sides) != 2:
-        raise ValueError(f"im2col: size must be one number or two, (kh, kw), got {size}.")
-    kh, kw = sides
-    _checks.positive("im2col", kh=kh, kw=kw)
+    sides = _pair("im2col", "size", size)
     if x.ndim != 3:
         raise ValueError(
             f"im2col: x must be (c, h, w), got shape {x.shape}; jax.vmap(im2col) takes many."
         )
-    c, h, w = x.shape
-    if kh > h or kw > w:
-        raise ValueError(f"im2col: a filter of {kh} x {kw} does not fit in {h} x {w} pixels.")
-    out_h, out_w = h - kh + 1, w - kw + 1
-    rows = jnp.arange(kh)[:, None] + jnp.arange(out_h)
-    columns = jnp.arange(kw)[:, None] + jnp.arange(out_w)
-    windows = x[:, rows][..., columns]  # c, kh, out_h, kw, out_w
-    return windows.swapaxes(2, 3).reshape(c * kh * kw, out_h * out_w)
+    slides = _slides("im2col", x.shape[1:], sides, strides, padding, dilation)
+    x = jnp.pad(x, ((0, 0), *(slide.margins for slide in slides)))
+    down, across = (
+        jnp.arange(k)[:, None] * slide.dilation + jnp.arange(slide.out) * slide.stride
+        for k, slide in zip(sides, slides, strict=True)
+    )
+    windows = x[:, down][..., across]  # c, kh, out_h, kw, out_w
+    return windows.swapaxes(2, 3).reshape(
+        x.shape[0] * sides[0] * sides[1], slides[0].out * slides[1].out
+    )
 
 
-@partial(jax.jit, static_argnames=("padding",))
+@partial(jax.jit, static_argnames=("strides", "padding", "dilation"))
 @jax.named_scope("conv2d")
 def conv2d(
     x: Float[Array, "n h w c_in"],
     kernel: Float[Array, "kh kw c_in c_out"],
     *,
-    padding: str = "VALID",
+    strides: int | tuple[int, int] = 1,
+    padding: str | Margins = "VALID",
+    dilation: int | tuple[int, int] = 1,
 ) -> Float[Array, "n out_h out_w c_out"]:
     r"""Slide filters over images.
 
-    $y_{nijo} = \sum_{abc} x_{n,\,i+a,\,j+b,\,c}\, k_{abco}$: a correlation, as in every
-    deep-learning library. Flip the first two axes of ``kernel`` for a convolution.
+    $y_{nijo} = \sum_{abc} x_{n,\,si+da,\,sj+db,\,c}\, k_{abco}$ with stride s and dilation d: a
+    correlation, as in every deep-learning library. Flip the first two axes of ``kernel`` for
+    a convolution.
 
     Args:
         x: Images, channels last.
         kernel: Filters, in the layout of flax.
+        strides: Pixels from one position to the next, down and across; one number for both.
         padding: "VALID" keeps the positions where the filter fits; "SAME" pads with zeros
-            to keep the size.
+            to keep the size (divided by the stride, rounded up); ``((top, bottom),
+            (left, right))`` pads with so many.
+        dilation: Pixels between a filter's taps, down and across; one number for both.
 
     Returns:
         The filtered images, in the dtype of ``x``.
 
     Raises:
         TypeError: If an argument is not a floating array.
-        ValueError: If the shapes do not fit, or ``padding`` is another word.
+        ValueError: If the shapes do not fit, or an option is not as above.
 
     Cost:
         2 n c_in c_out FLOP a tap on the image, see `conv2d_flops`.
@@ -626,28 +643,34 @@ def conv2d(
         Goodfellow, Bengio and Courville, Deep Learning (2016), section 9.1.
     """
     _checks.floats("conv2d", x=x, kernel=kernel)
-    _check_padding("conv2d", padding)
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != kernel.shape[2]:
         raise ValueError(
             "conv2d: x must be (n, h, w, c_in) and kernel (kh, kw, c_in, c_out) with one "
             f"c_in, got {x.shape} and {kernel.shape}."
         )
-    if padding == "VALID" and (kernel.shape[0] > x.shape[1] or kernel.shape[1] > x.shape[2]):
-        raise ValueError(
-            f"conv2d: a filter of {kernel.shape[:2]} does not fit in images of "
-            f"{x.shape[1:3]}; pass padding='SAME' or larger images."
-        )
+    slides = _slides("conv2d", x.shape[1:3], kernel.shape[:2], strides, padding, dilation)
     return jax.lax.conv_general_dilated(
         x,
         kernel.astype(x.dtype),
-        window_strides=(1, 1),
-        padding=padding,
+        window_strides=[slide.stride for slide in slides],
+        padding=[slide.margins for slide in slides],
+        rhs_dilation=[slide.dilation for slide in slides],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
 def conv2d_flops(
-    *, n: int, h: int, w: int, kh: int, kw: int, c_in: int, c_out: int, padding: str = "VALID"
+    *,
+    n: int,
+    h: int,
+    w: int,
+    kh: int,
+    kw: int,
+    c_in: int,
+    c_out: int,
+    strides: int | tuple[int, int] = 1,
+    padding: str | Margins = "VALID",
+    dilation: int | tuple[int, int] = 1,
 ) -> int:
     """FLOP of one `conv2d`; taps that fall on padding are no work and are not counted.
 
@@ -659,26 +682,82 @@ def conv2d_flops(
         kw: Its width.
         c_in: Channels of the images.
         c_out: Filters.
+        strides: As in `conv2d`.
         padding: As in `conv2d`.
+        dilation: As in `conv2d`.
 
     Returns:
-        2 n c_in c_out times the taps, which are (h - kh + 1) kh (w - kw + 1) kw if "VALID".
+        2 n c_in c_out times the taps: by default (h - kh + 1) kh (w - kw + 1) kw.
 
     Raises:
-        ValueError: If ``padding`` is neither "VALID" nor "SAME".
+        ValueError: If the filter does not fit, or an option is not what `conv2d` takes.
     """
-    _check_padding("conv2d_flops", padding)
     taps = 1
-    for length, width in ((h, kh), (w, kw)):
-        low = (width - 1) // 2  # as XLA pads: the odd zero goes to the far end
-        same = sum(max(0, length - abs(offset - low)) for offset in range(width))
-        taps *= same if padding == "SAME" else max(0, length - width + 1) * width
+    slides = _slides("conv2d_flops", (h, w), (kh, kw), strides, padding, dilation)
+    for length, width, slide in zip((h, w), (kh, kw), slides, strict=True):
+        starts = range(-slide.margins[0], slide.out * slide.stride, slide.stride)[: slide.out]
+        taps *= sum(
+            0 <= start + tap * slide.dilation < length
+            for start in starts
+            for tap in range(width)
+        )
     return 2 * n * c_in * c_out * taps
 
 
-def _check_padding(function: str, padding: str) -> None:
-    if padding not in ("VALID", "SAME"):
-        raise ValueError(f"{function}: padding must be 'VALID' or 'SAME', got {padding!r}.")
+class _Slide(NamedTuple):
+    # How a filter moves along one axis: zeros before and after it, and positions it takes.
+    stride: int
+    margins: tuple[int, int]
+    dilation: int
+    out: int
+
+
+def _slides(
+    function: str,
+    lengths: Sequence[int],
+    sides: Sequence[int],
+    strides: int | tuple[int, int],
+    padding: str | Margins,
+    dilation: int | tuple[int, int],
+) -> list[_Slide]:
+    steps = _pair(function, "strides", strides)
+    gaps = _pair(function, "dilation", dilation)
+    reach = [gap * (side - 1) + 1 for gap, side in zip(gaps, sides, strict=True)]
+    if isinstance(padding, str):
+        if padding not in ("VALID", "SAME"):
+            raise ValueError(
+                f"{function}: padding must be 'VALID' or 'SAME' or two pairs, got {padding!r}."
+            )
+        margins = jax.lax.padtype_to_pads(lengths, reach, steps, padding)
+    else:
+        margins = [_pair(function, "padding", pair, least=0) for pair in padding]
+        if len(margins) != 2:
+            raise ValueError(
+                f"{function}: padding must be ((top, bottom), (left, right)), got {padding}."
+            )
+    room = [length + sum(pair) for length, pair in zip(lengths, margins, strict=True)]
+    if any(far > whole for far, whole in zip(reach, room, strict=True)):
+        raise ValueError(
+            f"{function}: a filter of {' x '.join(map(str, reach))} does not fit in "
+            f"{' x '.join(map(str, room))} pixels; pass padding='SAME' or larger images."
+        )
+    return [
+        _Slide(step, (pair[0], pair[1]), gap, (whole - far) // step + 1)
+        for step, pair, gap, whole, far in zip(steps, margins, gaps, room, reach, strict=True)
+    ]
+
+
+def _pair(
+    function: str, name: str, value: int | tuple[int, int], *, least: int = 1
+) -> tuple[int, int]:
+    pair = value if isinstance(value, tuple) else (value, value)
+    whole = all(isinstance(part, int | np.integer) and part >= least for part in pair)
+    if len(pair) != 2 or not whole:
+        raise ValueError(
+            f"{function}: {name} must be one whole number or a tuple of two, at least {least}, "
+            f"got {value!r}."
+        )
+    return pair
 
 
 @partial(jax.jit, static_argnames=("t", "d", "dtype"))

@@ -362,7 +362,8 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
         raise ValueError(
             f"merge_moments: rows must have one width, got {a.mean.shape} and {b.mean.shape}."
         )
-    return _merged(a, b)
+    n = a.n + b.n
+    return _merged(a, b, b.n / jnp.where(n == 0, 1, n))
 
 
 @partial(jax.jit, static_argnames=("rank",))
@@ -459,7 +460,7 @@ def fit_pca_stream(
         dtype = part.mean.dtype
         # Fetched before the next chunk is read: chunks must not queue up in memory.
         wide: Any = jax.tree.map(lambda value: np.asarray(value, np.float64), part)
-        state = wide if state is None else _merged(state, wide)
+        state = wide if state is None else _merged(state, wide, wide.n / (state.n + wide.n))
     if state is None or state.n < 2:
         seen = 0 if state is None else int(state.n)
         raise ValueError(f"fit_pca_stream: two rows or more are needed, got {seen}.")
@@ -467,8 +468,8 @@ def fit_pca_stream(
     values, v = np.linalg.eigh(state.scatter if finite else np.zeros_like(state.scatter))
     variances = np.maximum(values, 0)[::-1] / (state.n - 1)
     parts = state.mean, v.T[::-1], variances, variances.sum()
-    mean, rows, along, whole = (jnp.asarray(part, dtype) for part in parts)
-    fitted = _finished(mean, rows, along, whole, jnp.asarray(finite))
+    mean, components, along, whole = (jnp.asarray(part, dtype) for part in parts)
+    fitted = _finished(mean, components, along, whole, jnp.asarray(finite))
     if variance is not None:
         return _first("fit_pca_stream", fitted, variance)
     return fitted._replace(
@@ -553,13 +554,11 @@ def _less(mean: Array, rows: Array, where: Array | None = None) -> Array:
     return rows - mean if where is None else jnp.where(where[:, None], rows - mean, 0)
 
 
-def _merged(a: Moments, b: Moments) -> Moments:
-    # Operators alone: of JAX's arrays under jit, of NumPy's in float64 on the host.
-    count = a.n + b.n
-    share = b.n / (count + (count == 0).astype(count.dtype))
+def _merged(a: Moments, b: Moments, share: Any) -> Moments:
+    # The share is b's of all rows. Operators alone: of JAX's arrays, or NumPy's on the host.
     delta = b.mean - a.mean
     spread = a.n * share * delta[:, None] * delta[None, :]
-    return Moments(count, a.mean + share * delta, a.scatter + b.scatter + spread)
+    return Moments(a.n + b.n, a.mean + share * delta, a.scatter + b.scatter + spread)
 
 
 def _finished(mean: Array, rows: Array, variances: Array, whole: Array, ok: Array) -> PCA:

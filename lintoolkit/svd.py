@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax.experimental import sparse
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -29,9 +28,13 @@ from lintoolkit._triplets import (
     Products,
     Triplets,
     change,
+    check_iteration,
+    check_rank,
     complete,
+    dense_of,
     highest,
     leading,
+    matrix_of,
     orthonormal,
     products_of,
     signs,
@@ -129,7 +132,7 @@ def svd(x: Float[Array, "n d"]) -> SVD:
     References:
         Golub and Van Loan, Matrix Computations, 4th ed. (2013), sections 2.4 and 8.6.
     """
-    return _full(_dense("svd", x))
+    return _full(dense_of("svd", x))
 
 
 @partial(jax.jit, static_argnames=("rank", "tol", "max_restarts"))
@@ -184,9 +187,9 @@ def truncated_svd(
         Singular Value Decomposition (2015), arXiv:1504.05477; Wu and Simon, Thick-Restart
         Lanczos Method (2000).
     """
-    x = _matrix("truncated_svd", x)
-    _check_rank("truncated_svd", rank, x.shape)
-    _check_iteration("truncated_svd", key, tol, max_restarts)
+    x = matrix_of("truncated_svd", x)
+    check_rank("truncated_svd", rank, x.shape)
+    check_iteration("truncated_svd", key, tol, max_restarts)
     settings = rank, tol, max_restarts
     if isinstance(x, jax.Array):
         return _truncated_dense(x, key, *settings)
@@ -237,9 +240,9 @@ def randomized_svd(
         Halko, Martinsson and Tropp, Finding Structure with Randomness (2011), SIAM Review
         53(2), algorithms 4.4 and 5.1.
     """
-    x = _matrix("randomized_svd", x)
+    x = matrix_of("randomized_svd", x)
     _checks.random_key("randomized_svd", key)
-    _check_rank("randomized_svd", rank, x.shape)
+    check_rank("randomized_svd", rank, x.shape)
     for name, number in (("oversample", oversample), ("power_iters", power_iters)):
         if number < 0:
             raise ValueError(f"randomized_svd: {name} must not be negative, got {number}.")
@@ -288,8 +291,8 @@ def low_rank(x: Float[Array, "n d"], *, rank: int) -> Float[Array, "n d"]:
         Eckart and Young, The Approximation of One Matrix by Another of Lower Rank (1936),
         Psychometrika 1(3).
     """
-    x = _dense("low_rank", x)
-    _check_rank("low_rank", rank, x.shape)
+    x = dense_of("low_rank", x)
+    check_rank("low_rank", rank, x.shape)
     return _nearest(x, rank)
 
 
@@ -509,50 +512,6 @@ def _nearest_jvp(rank: int, primals: tuple, tangents: tuple) -> tuple[Array, Arr
 
 
 # Checks
-
-
-def _dense(function: str, x: Array) -> Array:
-    """One matrix in a dtype that is computed in, or a refusal."""
-    _checks.floats(function, x=x)
-    if x.ndim != 2:
-        raise ValueError(
-            f"{function}: x must be one matrix (n, d), got {x.shape}; jax.vmap takes many."
-        )
-    return x.astype(_checks.wide(x.dtype))
-
-
-def _matrix(function: str, x: Matrix) -> Array | sparse.BCOO | LinearOperator:
-    """The same of whatever has products; compressed rows become coordinates."""
-    if isinstance(x, LinearOperator):
-        return x
-    if not isinstance(x, sparse.BCOO | sparse.BCSR):
-        return _dense(function, x)
-    if isinstance(x, sparse.BCSR):
-        x = x.to_bcoo()
-    _checks.floats(function, **{"x.data": x.data})
-    if x.n_batch or x.n_dense or x.ndim != 2:
-        raise ValueError(
-            f"{function}: sparse x must be one matrix without batch or dense axes, got shape "
-            f"{x.shape}, n_batch={x.n_batch}, n_dense={x.n_dense}; jax.vmap takes many."
-        )
-    return sparse.BCOO((x.data.astype(_checks.wide(x.dtype)), x.indices), shape=x.shape)
-
-
-def _check_rank(function: str, rank: int, shape: tuple[int, ...]) -> None:
-    _checks.positive(function, rank=rank)
-    if rank > min(shape):
-        raise ValueError(
-            f"{function}: rank must be between 1 and {min(shape)}, the shorter side of x "
-            f"{shape}, got {rank}."
-        )
-
-
-def _check_iteration(function: str, key: object, tol: float | None, max_restarts: int) -> None:
-    if key is not None:
-        _checks.random_key(function, key)
-    for name, value in (("tol", tol), ("max_restarts", max_restarts)):
-        if value is not None and not value >= 0:
-            raise ValueError(f"{function}: {name} must not be negative, got {value}.")
 
 
 def _check_spectrum(function: str, s: Array) -> None:

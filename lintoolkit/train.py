@@ -1,34 +1,43 @@
-"""Learning: one optax loop, compiled whole."""
+# ruff: noqa: DOC502 (what Raises promises is raised in _checks)
+"""Learning: one optax loop, compiled whole or in chunks with a look at it between them."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
+from rich.console import Console
+from rich.progress import Progress
 
 from lintoolkit import _checks
 
 
 class Fit(NamedTuple):
-    """Where a training run stands: parameters, optimiser state, the loss before each step."""
+    """Where a training run stands: parameters, optimiser state, and what was seen on the way.
+
+    Losses and metrics are those before each step; metrics are None without ``has_aux``.
+    """
 
     params: PyTree
     opt_state: PyTree
     losses: Float[Array, " steps"]
+    metrics: PyTree = None
 
 
-@partial(jax.jit, static_argnames=("loss_fn", "optimizer"))
+@partial(jax.jit, static_argnames=("loss_fn", "optimizer", "has_aux"))
 @jax.named_scope("fit")
 def fit(
-    loss_fn: Callable[[PyTree, PyTree], Float[Array, ""]],
+    loss_fn: Callable[[PyTree, PyTree], Any],
     params: PyTree,
     batches: PyTree,
     *,
     optimizer: optax.GradientTransformation,
     opt_state: PyTree | None = None,
+    has_aux: bool = False,
+    until: Float[Array, ""] | float | None = None,
 ) -> Fit:
     r"""Minimise a loss by one optimiser step a batch.
 
@@ -41,12 +50,17 @@ def fit(
             optimiser object again and nothing is compiled anew.
         params: A pytree of floating arrays.
         batches: A pytree of arrays whose first axis is the step.
-        optimizer: Any optax transformation; clipping, schedules and accumulation are optax's.
+        optimizer: Any optax transformation; clipping, schedules and accumulation are optax's:
+            ``optax.MultiSteps(sgd, 4).gradient_transformation()`` steps once in four batches,
+            along their mean gradient.
         opt_state: Where to go on from, `Fit.opt_state` of the run before; a fresh one if None.
+        has_aux: Whether ``loss_fn`` returns ``(loss, metrics)``, metrics any pytree of arrays.
+        until: The loss that is small enough: at the first one not above it the run stands
+            still. Losses and metrics after that are NaN, or 0 where they are not floating.
 
     Returns:
         The parameters and the optimiser's state after the last step, and the loss that each
-        step started from.
+        step started from, with its metrics.
 
     Raises:
         TypeError: If a parameter or the loss is not floating, ``loss_fn`` is no function, or
@@ -89,25 +103,44 @@ def fit(
             "jnp.broadcast_to(x, (n, *x.shape))."
         )
 
-    def scalar_loss(params: PyTree, batch: PyTree) -> Array:
-        loss = loss_fn(params, batch)
+    def scalar_loss(params: PyTree, batch: PyTree) -> tuple[Array, PyTree]:
+        out = loss_fn(params, batch)
+        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+            raise TypeError(
+                "fit: with has_aux=True loss_fn must return (loss, metrics), got "
+                f"{type(out).__name__}."
+            )
+        loss, metrics = out if has_aux else (out, None)
         if not isinstance(loss, jax.Array) or not jnp.issubdtype(loss.dtype, jnp.floating):
             got = getattr(loss, "dtype", type(loss).__name__)
-            raise TypeError(f"fit: loss_fn must return one floating scalar, alone, got {got}.")
+            raise TypeError(
+                f"fit: loss_fn must return one floating scalar, alone, got {got}; with "
+                "has_aux=True metrics may follow it."
+            )
         if loss.ndim:
             raise ValueError(
                 f"fit: loss_fn must return a scalar, got shape {loss.shape}; take the mean "
                 "over the batch."
             )
-        return loss
+        return loss, metrics
 
-    def step(
-        carry: tuple[PyTree, PyTree], batch: PyTree
-    ) -> tuple[tuple[PyTree, PyTree], Array]:
-        params, opt_state = carry
-        loss, gradient = jax.value_and_grad(scalar_loss)(params, batch)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), loss
+    def step(state: tuple[PyTree, PyTree], batch: PyTree) -> tuple[tuple[PyTree, PyTree], Any]:
+        params, opt_state = state
+        seen, gradient = jax.value_and_grad(scalar_loss, has_aux=True)(params, batch)
+
+        def move() -> tuple[PyTree, PyTree]:
+            updates, moved = optimizer.update(gradient, opt_state, params)
+            return optax.apply_updates(params, updates), moved
+
+        if until is None:
+            return move(), seen
+        return jax.lax.cond(seen[0] <= until, lambda: state, move), seen
+
+    def step_or_stand(carry: tuple[PyTree, Array], batch: PyTree) -> tuple[Any, Any]:
+        state, done = carry
+        nothing = _nothing_like(jax.eval_shape(scalar_loss, state[0], batch))
+        state, seen = jax.lax.cond(done, lambda: (state, nothing), lambda: step(state, batch))
+        return (state, done | (seen[0] <= until)), seen
 
     if opt_state is None:
         opt_state = optimizer.init(params)
@@ -116,8 +149,100 @@ def fit(
             "fit: opt_state must be what this optimizer keeps for these params, got another "
             "structure or other shapes; pass Fit.opt_state of a run with both, or None."
         )
-    (params, opt_state), losses = jax.lax.scan(step, (params, opt_state), batches)
-    return Fit(params, opt_state, losses)
+    state = (params, opt_state)
+    if until is None:
+        state, seen = jax.lax.scan(step, state, batches)
+    else:
+        (state, _), seen = jax.lax.scan(step_or_stand, (state, jnp.array(False)), batches)
+    return Fit(*state, *seen)
+
+
+def fit_in_chunks(
+    loss_fn: Callable[[PyTree, PyTree], Any],
+    params: PyTree,
+    batches: PyTree,
+    *,
+    chunk: int,
+    optimizer: optax.GradientTransformation,
+    opt_state: PyTree | None = None,
+    has_aux: bool = False,
+    until: float | None = None,
+) -> Fit:
+    r"""Minimise a loss as `fit` does, with a look at it after every so many steps.
+
+    The steps and the result are those of `fit`, $\theta_{i+1} = \theta_i +
+    u(\nabla_\theta \ell(\theta_i, x_i))$; but they run as several programs of one compilation,
+    and between them a bar on the terminal (standard error, where that is one) shows the loss.
+    With ``until`` no more of them run than need be.
+
+    Args:
+        loss_fn: As in `fit`.
+        params: As in `fit`.
+        batches: As in `fit`; arrays of NumPy may stay out of the device's memory.
+        chunk: Steps a program. Where it does not divide their number the last program is
+            compiled for itself.
+        optimizer: As in `fit`.
+        opt_state: As in `fit`.
+        has_aux: As in `fit`.
+        until: As in `fit`.
+
+    Returns:
+        What `fit` returns.
+
+    Raises:
+        TypeError: What `fit` raises.
+        ValueError: If ``chunk`` is below 1; and what `fit` raises.
+
+    Cost:
+        That of `fit`, and one transfer of the last loss a chunk.
+
+    Examples:
+        >>> sgd = optax.sgd(0.5)
+        >>> def squared(w, x):
+        ...     return 0.5 * (w - x) ** 2
+        >>> batches = jnp.full(6, 8.0)
+        >>> run = dict(optimizer=sgd, chunk=2, until=5.0)
+        >>> result = fit_in_chunks(squared, jnp.array(0.0), batches, **run)
+        >>> print(result.params, result.losses)
+        6.0 [32.  8.  2. nan nan nan]
+
+    References:
+        Goodfellow, Bengio and Courville, Deep Learning (2016), section 8.3.
+    """
+    _checks.positive("fit_in_chunks", chunk=chunk)
+    steps = max((len(x) for x in jax.tree.leaves(batches) if jnp.ndim(x)), default=0)
+    console, parts = Console(stderr=True), []
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("fit", total=steps)
+        for start in range(0, max(steps, 1), chunk):
+            piece = jax.tree.map(lambda x, at=start: x[at : at + chunk], batches)
+            result = fit(
+                loss_fn,
+                params,
+                jax.tree.map(jnp.asarray, piece),
+                optimizer=optimizer,
+                opt_state=opt_state,
+                has_aux=has_aux,
+                until=until,
+            )
+            params, opt_state = result.params, result.opt_state
+            parts.append((result.losses, result.metrics))
+            last = float(result.losses[-1])
+            bar.update(task, advance=chunk, description=f"loss {last:.4g}")
+            if until is not None and bool((result.losses <= until).any()):
+                break
+    left = steps - sum(len(losses) for losses, _ in parts)
+    if left:
+        shape = lambda x: jax.ShapeDtypeStruct((left, *x.shape[1:]), x.dtype)
+        parts.append(_nothing_like(jax.tree.map(shape, parts[-1])))
+    losses, metrics = jax.tree.map(lambda *pieces: jnp.concatenate(pieces), *parts)
+    return Fit(params, opt_state, losses, metrics)
+
+
+def _nothing_like(tree: PyTree) -> PyTree:
+    # What stands where nothing was measured.
+    blank = lambda x: jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else 0
+    return jax.tree.map(lambda x: jnp.full(x.shape, blank(x), x.dtype), tree)
 
 
 def _layout(tree: PyTree) -> PyTree:

@@ -1,14 +1,19 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from jax.test_util import check_grads
 from oracles import DTYPES, assert_agrees, differs, draw, exact
 
+from lintoolkit import _cudnn
 from lintoolkit import attention as attend
+from lintoolkit.cost import cost
 
 T, S, H, D_K, D_V = 5, 7, 3, 11, 2
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -51,6 +56,112 @@ def test_agrees_with_jax_nn(rng):
     theirs = jax.nn.dot_product_attention(q, k, v, is_causal=True)
     assert_agrees(attend.attention(q, k, v, causal=True), theirs)
     assert differs(attend.attention(q, k, v), theirs)
+
+
+# shapes (b, t, s, h, n, d_k, d_v), and options; what else is given, and how, is drawn
+BUCKETS = {
+    "plain": ((2, 5, 7, 3, 3, 11, 2), {}),
+    "one pair": ((1, 1, 1, 1, 1, 3, 2), {"causal": True}),
+    "causal": ((2, 7, 5, 4, 2, 3, 3), {"causal": True}),  # t > s: rows that see nothing
+    "window": ((1, 11, 13, 2, 1, 5, 5), {"window": (3, 1)}),
+    "soft cap": ((2, 5, 11, 3, 1, 7, 2), {"softcap": 1.5, "scale": 0.7}),
+    "everything": (
+        (2, 7, 11, 6, 2, 3, 5),
+        {"causal": True, "window": 4, "softcap": 2.0, "scale": 0.5},
+    ),
+    "half": ((2, 5, 13, 4, 2, 11, 3), {"causal": True}),
+    "two blocks of rows": ((1, 263, 277, 2, 1, 3, 3), {"causal": True}),
+    "blocks of rows, window": ((1, 521, 541, 1, 1, 2, 3), {"window": (37, 3), "softcap": 2.0}),
+    "groups of heads": ((3, 269, 257, 6, 6, 2, 2), {"causal": True}),
+}
+EXAMPLES = 32  # of each: 320 in all
+
+
+def drawn(rng, shape, dtype):
+    """Random arrays and options; now and then nothing at all is visible."""
+    b, t, s, h, n, d_k, d_v = shape
+    q, k, v, dy = (
+        draw(rng, *size, dtype=dtype)
+        for size in ((b, t, h, d_k), (b, s, n, d_k), (b, s, n, d_v), (b, t, h, d_v))
+    )
+    mask = jnp.asarray(rng.random((b, 1, t, s)) < rng.choice([0, 0.1, 0.9, 1]))
+    bias = draw(rng, h, 1, s, dtype=dtype)
+    segments = [jnp.asarray(rng.integers(0, 3, (b, m)).cumsum(1) // m) for m in (t, s)]
+    lengths = jnp.asarray(rng.integers(0, s + 1, b))
+    alibi = jnp.asarray(8 / s * rng.random(h), dtype=dtype)
+    given = {
+        "mask": mask,
+        "bias": bias,
+        "segment_ids": segments[0],
+        "kv_segment_ids": segments[1],
+        "lengths": lengths,
+        "alibi": alibi,
+    }
+    return (q, k, v, dy), given
+
+
+def visible_and_bias(shape, given, causal=False, window=None, **_):
+    """What the options say, pair by pair, as (b, h, t, s)."""
+    b, t, s, h, *_ = shape
+    before, after = window if isinstance(window, tuple) else (window, window)
+    behind = np.arange(s - t, s)[:, None] - np.arange(s)
+    near = np.ones((t, s), bool)
+    if causal:
+        near &= behind >= 0
+    if window:
+        near &= (behind <= before) & (behind >= -after)
+    mine, theirs = (np.asarray(given[name]) for name in ("segment_ids", "kv_segment_ids"))
+    together = mine[:, None, :, None] == theirs[:, None, None, :]
+    real = np.arange(s) < np.asarray(given["lengths"])[:, None, None, None]
+    visible = near & np.asarray(given["mask"]) & together & real
+    slopes = exact(given["alibi"])[:, None, None]
+    bias = exact(given["bias"]) - slopes * np.abs(behind)
+    return np.broadcast_to(visible, (b, h, t, s)), np.broadcast_to(bias, (b, h, t, s))
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_random_configurations_agree_with_float64_and_with_jax_nn(bucket):
+    shape, options = BUCKETS[bucket]
+    dtype = "bfloat16" if bucket == "half" else "float32"
+    tolerance = 2e-6 if dtype == "float32" else 2 * float(jnp.finfo(dtype).eps)
+    plain = not options.get("softcap") and shape[-1] == shape[-2] and dtype == "float32"
+    scale = options.get("scale", shape[5] ** -0.5)
+
+    @jax.jit
+    def ours(operands, given):
+        *qkv, dy = operands
+        bias = given.pop("bias")
+        run = lambda *x: attend.attention(*x[:3], bias=x[3], **given, **options)
+        y, pull = jax.vjp(run, *qkv, bias)
+        return y, pull(dy)
+
+    theirs = jax.jit(
+        lambda q, k, v, bias, mask: jax.nn.dot_product_attention(
+            q, k, v, bias=bias, mask=mask, scale=scale
+        )
+    )
+
+    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, phases=[Phase.generate])
+    @given(st.integers(0, 2**32 - 1))
+    def agree(seed):
+        operands, given = drawn(np.random.default_rng(seed), shape, dtype)
+        visible, bias = visible_and_bias(shape, given, **options)
+        expected, pulled = oracles.attention_and_gradients(
+            *exact(operands), visible, bias, scale, options.get("softcap")
+        )
+        y, gradients = ours(operands, given)
+        seen = visible.any(-1).swapaxes(1, 2)
+        assert not y[~seen].any()
+        assert not gradients[0][~seen].any()
+        pulled = (*pulled[:3], pulled[3].sum((0, 2))[:, None])  # the bias served b and t
+        for actual, right in ((y, expected), *zip(gradients, pulled, strict=True)):
+            atol = tolerance * max(1, np.abs(right).max())
+            np.testing.assert_allclose(exact(actual), right, rtol=0, atol=atol)
+        if plain:
+            z = theirs(*operands[:3], jnp.asarray(bias, dtype), jnp.asarray(visible))
+            np.testing.assert_allclose(y[seen], z[seen], rtol=0, atol=2e-6)
+
+    agree()
 
 
 # laws
@@ -140,6 +251,150 @@ def test_rows_that_see_nothing_are_zeros_in_value_and_gradient(rng):
     assert not hessian[:2].any()
     naive = jax.nn.softmax(jnp.where(jnp.zeros(3, bool), jnp.ones(3), -jnp.inf))
     assert np.isnan(naive).all()  # control: minus infinity alone
+
+
+# memory, work and derivatives of long sequences
+
+
+def temporaries(fn, t):
+    x = jax.ShapeDtypeStruct((t, 2, 8), "float32")
+    return jax.jit(fn).lower(x, x, x).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("differentiate", [False, True])
+def test_memory_grows_with_the_length_and_not_with_its_square(differentiate):
+    def growth(fn):
+        pulled = jax.grad(lambda *x: fn(*x).sum(), (0, 1, 2)) if differentiate else fn
+        # Both lengths are cut into blocks alike, which shorter ones are not.
+        return temporaries(pulled, 8192) / temporaries(pulled, 4096)
+
+    assert growth(partial(attend.attention, causal=True)) < 2.2
+    assert growth(partial(jax.nn.dot_product_attention, is_causal=True)) > 3.5  # control
+
+
+@pytest.mark.parametrize(
+    ("t", "s", "options"),
+    [
+        (521, 521, {}),
+        (521, 521, {"causal": True}),
+        (263, 1031, {"causal": True}),
+        (1031, 521, {"window": (97, 5)}),
+        (1031, 263, {"causal": True}),
+    ],
+)
+def test_long_sequences_cost_what_the_formula_says(t, s, options):
+    dims = {"t": t, "s": s, "h": 2, "d_k": 3, "d_v": 5}
+    shapes = (t, 2, 3), (s, 2, 3), (s, 2, 5)
+    arrays = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
+    counted = cost(partial(attend.attention, **options), *arrays).lowered.matmul_flops
+    assert counted == attend.attention_flops(**dims, **options)
+    before, after = options.get("window", (t + s, t + s))
+    behind = np.arange(s - t, s)[:, None] - np.arange(s)
+    needed = (behind <= before) & (behind >= (0 if options.get("causal") else -after))
+    assert needed.sum() <= counted / (2 * 2 * (3 + 5)) <= t * s
+
+
+def test_hidden_keys_are_left_out():
+    full = attend.attention_flops(t=4096, s=4096, h=1, d_k=1, d_v=1)
+    causal = attend.attention_flops(t=4096, s=4096, h=1, d_k=1, d_v=1, causal=True)
+    assert causal / full == (8 + 1) / (2 * 8)
+    assert attend.attention_flops(t=4096, s=4096, h=1, d_k=1, d_v=1, window=256) < full / 4
+
+
+def test_derivatives_to_second_order(rng):
+    q, k, v = operands(rng, t=3, s=5)
+    given = {"lengths": jnp.array(4), "causal": True, "softcap": 2.0, "window": (3, 0)}
+    bias, slopes = draw(rng, H, 1, 5), jnp.abs(draw(rng, H))
+    run = lambda q, k, v, bias, slopes: attend.attention(
+        q, k, v, bias=bias, alibi=slopes, **given
+    )
+    check_grads(run, (q, k, v, bias, slopes), order=2)
+
+
+def test_derivatives_to_second_order_block_by_block(rng):
+    q, k, v = (draw(rng, n, 8, 2) for n in (263, 257, 257))  # scores too many to keep
+    check_grads(partial(attend.attention, causal=True), (q, k, v), order=2, modes=["rev"])
+
+
+def test_the_future_has_no_gradient_across_blocks(rng):
+    q, k, v = (draw(rng, 521, 2, 3) for _ in range(3))
+    gradient = jax.jit(jax.grad(lambda v, i: attend.attention(q, k, v, causal=True)[i].sum()))
+    for i in (0, 255, 256, 300, 520):
+        seen = jnp.abs(gradient(v, i)).max(axis=(1, 2)) > 0
+        np.testing.assert_array_equal(seen, np.arange(521) <= i)
+
+
+# programs for CUDA, with a stand-in for cuDNN: what each platform gets, not what it computes
+
+
+@jax.custom_vjp
+def stand_in(q, k, v, **_):
+    return jnp.sin(q) * jnp.mean(k) + jnp.mean(v)
+
+
+stand_in.defvjp(lambda *qkv: (stand_in(*qkv), qkv), lambda qkv, _: jax.tree.map(jnp.sinh, qkv))
+
+
+def lowered(fn, platform, *args):
+    return jax.export.export(jax.jit(fn), platforms=[platform])(*args).mlir_module()
+
+
+def test_cuda_alone_gets_cudnn_where_it_applies(monkeypatch, rng):
+    gpu = type("Device", (), {"device_kind": "NVIDIA H100"})
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda *_: [gpu])
+    theirs = lambda q, k, v, **options: stand_in(q, k, v)  # noqa: ARG005
+    monkeypatch.setattr(jax.nn, "dot_product_attention", theirs)
+    q = draw(rng, 2, 5, 3, 8, dtype="bfloat16")
+    has_sine = lambda platform, x, **options: (
+        "stablehlo.sine" in lowered(lambda x: attend.attention(x, x, x, **options), platform, x)
+    )
+    assert has_sine("cuda", q, causal=True)
+    assert not has_sine("cpu", q, causal=True)
+    assert not has_sine("cuda", q, window=2)
+    assert not has_sine("cuda", q, softcap=2.0)
+    assert not has_sine("cuda", q.astype("float32"))
+    assert not has_sine("cuda", draw(rng, 2, 5, 3, 7, dtype="bfloat16"))
+    gradient = jax.grad(lambda x: attend.attention(x, x, x).sum())
+    assert "stablehlo.sinh" in lowered(gradient, "cuda", q) or "chlo.sinh" in lowered(
+        gradient, "cuda", q
+    )
+
+
+def test_what_cudnn_lacks_comes_from_ours(rng):
+    operands = [draw(rng, 5, 2, 3) for _ in range(3)]
+    ours = partial(attend.attention, causal=True)
+    both = _cudnn.prefer_on_cuda(stand_in, ours)
+    assert_agrees(both(*operands), ours(*operands))
+    check_grads(both, operands, order=2, modes=["rev"])
+    loss = lambda fn: lambda *qkv: (fn(*qkv) ** 2).sum()
+    second = lambda fn: jax.jacfwd(jax.grad(loss(fn)))(*operands)
+    assert_agrees(second(both), second(ours))
+
+
+# rotations
+
+
+@each_dtype
+def test_rope_multiplies_pairs_by_complex_numbers(rng, dtype):
+    x, positions = draw(rng, 7, 3, 10, dtype=dtype), rng.integers(0, 99, 7)
+    expected = oracles.rope(exact(x), positions, 100.0)
+    assert_agrees(attend.rope(x, jnp.asarray(positions), base=100.0), expected)
+    default = oracles.rope(exact(x), np.arange(7), 10000.0)
+    assert_agrees(attend.rope(x), default)
+
+
+def test_rotated_products_know_distances_alone(rng):
+    q, k, positions = draw(rng, 5, 3, 8), draw(rng, 7, 3, 8), rng.integers(0, 50, 7)
+    scores = lambda shift: attend.attention_weights(
+        attend.rope(q, jnp.asarray(positions[:5] + shift)),
+        attend.rope(k, jnp.asarray(positions + shift)),
+    )
+    assert_agrees(scores(11), scores(0), ulps=256)
+    moved = attend.attention_weights(
+        attend.rope(q, jnp.asarray(positions[:5] + 11)), attend.rope(k, jnp.asarray(positions))
+    )
+    assert differs(moved, scores(0))  # control
 
 
 # heads

@@ -8,7 +8,16 @@ import numpy as np
 import optax
 import pytest
 
-from lintoolkit import attention, eigen, layers, similarity, train
+from lintoolkit import (
+    attention,
+    eigen,
+    factorize,
+    layers,
+    regression,
+    similarity,
+    train,
+    transformer,
+)
 
 pytestmark = pytest.mark.usefixtures("as_a_user")
 
@@ -21,6 +30,18 @@ GET = jax.random.key(0)
 squared = lambda w, x: (w - x) ** 2
 fit = partial(train.fit, optimizer=optax.sgd(0.1))
 rank = partial(eigen.pagerank, n=3)
+
+ALS = {"shape": (3, 2), "rank": 1}
+MODEL = factorize.Recommender(
+    factorize.Side(a(3, 1), a(3)), factorize.Side(a(2, 1), a(2)), a(), jnp.array(True)
+)
+als = lambda *args, **o: factorize.als(GET, *args, **ALS | o)
+implicit_als = lambda *args, **o: factorize.implicit_als(GET, *args, **ALS | o)
+SMALL = transformer.GPTConfig(vocabulary=11, context=8, blocks=2, heads=2, width=6)
+GPT = transformer.init_gpt(GET, SMALL)
+gpt = partial(transformer.gpt, config=SMALL)
+generate = partial(transformer.generate, GET, GPT, config=SMALL)
+VISION = transformer.ViTConfig(image=(4, 6, 3), patch=2, classes=5, blocks=2, heads=2, width=6)
 
 WRONG = {
     "init_dense: width 0": (
@@ -103,18 +124,34 @@ WRONG = {
     ),
     "im2col: three sizes": (
         lambda: layers.im2col(a(1, 5, 5), size=(2, 2, 2)),
-        r"size must be one number or two, \(kh, kw\), got \(2, 2, 2\)",
+        r"size must be one whole number or a tuple of two, at least 1, got \(2, 2, 2\)",
     ),
-    "im2col: half a size": (lambda: layers.im2col(a(1, 5, 5), size=1.5), "kh must be"),
+    "im2col: half a size": (lambda: layers.im2col(a(1, 5, 5), size=1.5), "size .* got 1.5"),
+    "im2col: dilation": (
+        lambda: layers.im2col(a(1, 5, 5), size=3, dilation=3),
+        "7 x 7 does not fit in 5 x 5",
+    ),
     "im2col: rank": (lambda: layers.im2col(a(5, 5), size=2), r"x must be \(c, h, w\)"),
     "im2col: size": (lambda: layers.im2col(a(1, 5, 5), size=6), "6 x 6 does not fit in 5 x 5"),
-    "im2col: zero": (lambda: layers.im2col(a(1, 5, 5), size=(0, 2)), "kh must be"),
+    "im2col: zero": (lambda: layers.im2col(a(1, 5, 5), size=(0, 2)), r"size .* got \(0, 2\)"),
     "conv2d: channels": (lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 3, 4)), "with one c_in"),
     "conv2d: rank": (lambda: layers.conv2d(a(5, 5, 2), a(3, 3, 2, 4)), "x must be"),
     "conv2d: size": (lambda: layers.conv2d(a(1, 2, 5, 2), a(3, 3, 2, 4)), "does not fit"),
     "conv2d: padding": (
         lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding="same"),
-        "must be 'VALID' or 'SAME', got 'same'",
+        "must be 'VALID' or 'SAME' or two pairs, got 'same'",
+    ),
+    "conv2d: strides": (
+        lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), strides=0),
+        "strides must be .* at least 1, got 0",
+    ),
+    "conv2d: margins": (
+        lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding=((1, -1), (0, 0))),
+        r"padding must be .* at least 0, got \(1, -1\)",
+    ),
+    "conv2d: one margin": (
+        lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding=((1, 1),)),
+        "padding must be .*top, bottom",
     ),
     "conv2d_flops: padding": (
         lambda: layers.conv2d_flops(n=1, h=5, w=5, kh=3, kw=3, c_in=1, c_out=1, padding="FULL"),
@@ -155,7 +192,82 @@ WRONG = {
     ),
     "attention: mask shape": (
         lambda: attention.attention(*QKV, mask=jnp.ones((5, 3), bool)),
-        r"mask of shape \(5, 3\) does not broadcast to .* \(3, 5, 2\)",
+        r"mask of shape \(5, 3\) does not broadcast to .* \(3, 5, 2\): its axis -1",
+    ),
+    "attention: bias shape": (
+        lambda: attention.attention(*QKV, bias=a(2, 1, 2)),
+        r"bias of shape \(2, 1, 2\) does not .*: its axis -3 must be 1 or 3 long, got 2",
+    ),
+    "attention: bias dtype": (
+        lambda: attention.attention(*QKV, bias=whole(5, 2)),
+        "bias must be floating",
+    ),
+    "attention: heads": (
+        lambda: attention.attention(QKV[0], a(2, 2, 7), a(2, 2, 11)),
+        "heads of k must divide those of q.* got 2 for 3",
+    ),
+    "attention: window": (
+        lambda: attention.attention(*QKV, window=-1),
+        "window must be a whole number of keys from 0 up.* got -1",
+    ),
+    "attention: half a window": (
+        lambda: attention.attention(*QKV, window=(0.5, 2)),
+        r"window must be .* got \(0.5, 2\)",
+    ),
+    "attention: three windows": (
+        lambda: attention.attention(*QKV, window=(1, 2, 3)),
+        r"window must be .* got \(1, 2, 3\)",
+    ),
+    "attention_flops: window": (
+        lambda: attention.attention_flops(t=5, s=5, h=1, d_k=1, d_v=1, window=-2),
+        "window must be",
+    ),
+    "attention: lengths": (
+        lambda: attention.attention(*QKV, lengths=jnp.array(3)),
+        "lengths must be from 0 to the 2 keys, got 3 to 3",
+    ),
+    "attention_weights: lengths below 0": (
+        lambda: attention.attention_weights(*QKV[:2], lengths=jnp.array(-1)),
+        "lengths must be from 0",
+    ),
+    "attention: lengths of no batch": (
+        lambda: attention.attention(*QKV, lengths=whole(2)),
+        r"lengths must have shape \(\), got \(2,\)",
+    ),
+    "attention: float lengths": (
+        lambda: attention.attention(*QKV, lengths=a()),
+        "lengths must be integers, got float64",
+    ),
+    "attention: segments": (
+        lambda: attention.attention(*QKV, segment_ids=whole(5)),
+        r"kv_segment_ids must have shape \(2,\), got \(5,\)",
+    ),
+    "attention: segments of keys alone": (
+        lambda: attention.attention(*QKV, kv_segment_ids=whole(2)),
+        "kv_segment_ids without segment_ids",
+    ),
+    "attention: segment dtypes": (
+        lambda: attention.attention(
+            *QKV, segment_ids=whole(5), kv_segment_ids=whole(2).astype("int8")
+        ),
+        "share one dtype, got segment_ids int64, kv_segment_ids int8",
+    ),
+    "attention: soft cap": (
+        lambda: attention.attention(*QKV, softcap=0.0),
+        "softcap must be above 0, got 0.0",
+    ),
+    "attention: slopes": (
+        lambda: attention.attention(*QKV, alibi=a(2)),
+        r"alibi must hold one slope a head, \(3,\), got \(2,\)",
+    ),
+    "rope: width": (lambda: attention.rope(a(5, 3, 7)), "an even width, got .5, 3, 7."),
+    "rope: positions": (
+        lambda: attention.rope(a(5, 3, 8), whole(4)),
+        r"positions of shape \(4,\) does not broadcast to .* \(5,\): its axis -1",
+    ),
+    "rope: float positions": (
+        lambda: attention.rope(a(5, 3, 8), a(5)),
+        "positions must be integers, got float64",
     ),
     "attention: mask rank": (
         lambda: attention.attention(*QKV, mask=jnp.ones((1, 1, 1, 1), bool)),
@@ -176,6 +288,92 @@ WRONG = {
     "multi_head_attention: rank": (
         lambda: attention.multi_head_attention(HEADS, a(6), heads=2),
         "x must be",
+    ),
+    "init_block: seed": (lambda: transformer.init_block(0, 6, 2), "key must be one random key"),
+    "init_block: depth": (
+        lambda: transformer.init_block(GET, 6, 2, depth=0),
+        "depth must be a whole number",
+    ),
+    "block: keys": (lambda: transformer.block(KERNEL, a(5, 6), heads=2), r"got \['kernel'\]"),
+    "init_gpt: vocabulary": (
+        lambda: transformer.init_gpt(GET, SMALL.replace(vocabulary=0)),
+        "vocabulary must be a whole number",
+    ),
+    "init_gpt: blocks": (
+        lambda: transformer.init_gpt(GET, SMALL.replace(blocks=0)),
+        "blocks must be a whole number",
+    ),
+    "init_gpt: integers": (
+        lambda: transformer.init_gpt(GET, SMALL, dtype=int),
+        "dtype must be floating, got int64",
+    ),
+    "gpt: token too high": (lambda: gpt(GPT, whole(3) * 11), r"in 0\.\.10, .* got 11"),
+    "gpt: token below zero": (lambda: gpt(GPT, -whole(3)), r"in 0\.\.10, .* got -1"),
+    "gpt: floats": (lambda: gpt(GPT, a(3)), "tokens must be integers, got float64"),
+    "gpt: context": (lambda: gpt(GPT, whole(9)), r"at most the context, 8, got shape \(9,\)"),
+    "gpt: list": (lambda: gpt(GPT, [1, 2]), "tokens must be one array, got list"),
+    "gpt: other parameters": (
+        lambda: gpt(GPT | {"positions": {"embedding": a(9, 6)}}, whole(3)),
+        r"params\['positions'\]\['embedding'\] must be \(8, 6\) by config, got \(9, 6\)",
+    ),
+    "gpt: missing parameters": (
+        lambda: gpt({name: GPT[name] for name in ("tokens", "positions", "blocks")}, whole(3)),
+        r"params\['norm'\]\['bias'\] must be \(6,\) by config, got nothing",
+    ),
+    "gpt_parts: length": (
+        lambda: transformer.gpt_parts(SMALL, t=0),
+        "t must be a whole number",
+    ),
+    "generate: context": (
+        lambda: generate(whole(3), steps=6),
+        r"must fit the context, 8, got 3 \+ 6",
+    ),
+    "generate: token": (lambda: generate(whole(3) * 11, steps=2), "got 11"),
+    "generate: steps": (lambda: generate(whole(3), steps=0), "steps must be a whole number"),
+    "generate: temperature": (
+        lambda: generate(whole(3), steps=2, temperature=-1.0),
+        "temperature must be at least 0, got -1.0",
+    ),
+    "generate: top_k": (
+        lambda: generate(whole(3), steps=2, top_k=12),
+        r"in 1\.\.11, .* got 12",
+    ),
+    "generate: top_p": (
+        lambda: generate(whole(3), steps=2, top_p=0.0),
+        "top_p must be above 0 and at most 1, got 0.0",
+    ),
+    "generate: seed": (
+        lambda: transformer.generate(0, GPT, whole(3), config=SMALL, steps=2),
+        "key must be one random key",
+    ),
+    "truncate_logits: scalar": (lambda: transformer.truncate_logits(a()), "logits must be"),
+    "truncate_logits: top_k": (
+        lambda: transformer.truncate_logits(a(3), top_k=0),
+        "top_k must be a whole number",
+    ),
+    "truncate_logits: integers": (
+        lambda: transformer.truncate_logits(whole(3)),
+        "logits must be floating",
+    ),
+    "save_gpt2: other parameters": (
+        lambda: transformer.save_gpt2("never", GPT, config=SMALL.replace(blocks=3)),
+        r"params\['blocks'\].* must be \(3, .*got \(2, ",
+    ),
+    "init_vit: patch": (
+        lambda: transformer.init_vit(GET, VISION.replace(patch=4)),
+        "patch 4 must divide the image, 4 x 6",
+    ),
+    "init_vit: classes": (
+        lambda: transformer.init_vit(GET, VISION.replace(classes=0)),
+        "classes must be a whole number",
+    ),
+    "vit: image": (
+        lambda: transformer.vit({}, a(4, 6), config=VISION),
+        r"image must be \(h, w, c\) = \(4, 6, 3\) as in config, got \(4, 6\)",
+    ),
+    "vit: parameters": (
+        lambda: transformer.vit({}, a(4, 6, 3), config=VISION),
+        "got nothing; pass the config",
     ),
     "dot: widths": (lambda: similarity.dot(a(3), a(2)), r"a \(3,\) and b \(2,\)"),
     "dot: broadcast": (lambda: similarity.dot(a(3, 2), a(4, 2)), "do not broadcast"),
@@ -268,6 +466,97 @@ WRONG = {
         lambda: rank(whole(2), whole(2), max_iters=0.5),
         "max_iters must be a whole number",
     ),
+    "als: seed": (
+        lambda: factorize.als(0, whole(4), whole(4), a(4), **ALS),
+        "key must be one random key",
+    ),
+    "als: lists": (lambda: als([0], [1], [2.0]), "ratings must be one array, got list"),
+    "als: floating ids": (lambda: als(a(4), whole(4), a(4)), "users must be integers"),
+    "als: whole ratings": (lambda: als(whole(4), whole(4), whole(4)), "ratings must be float"),
+    "als: lengths": (
+        lambda: als(whole(4), whole(4), a(5)),
+        r"users \(4,\), items \(4,\) and ratings \(5,\) must be vectors of one length",
+    ),
+    "als: no rating": (lambda: als(whole(0), whole(0), a(0)), "there is nothing in it"),
+    "als: shape": (lambda: als(whole(4), whole(4), a(4), shape=3), "shape must be"),
+    "als: no item": (
+        lambda: als(whole(4), whole(4), a(4), shape=(3, 0)),
+        r"shape\[1\] must be a whole number",
+    ),
+    "als: rank": (lambda: als(whole(4), whole(4), a(4), rank=0), "rank must be a whole"),
+    "als: sweeps": (lambda: als(whole(4), whole(4), a(4), iterations=0), "iterations must be"),
+    "als: user out of range": (
+        lambda: als(3 * whole(4), whole(4), a(4)),
+        "users must be numbers from 0 to 2 .*got 3",
+    ),
+    "als: item below 0": (
+        lambda: als(whole(4), np.array([0, 1, -2, 1]), np.ones(4)),
+        "items must be numbers from 0 to 1 .*got -2",
+    ),
+    "als: missing as NaN": (
+        lambda: als(whole(4), whole(4), a(4).at[2].set(jnp.nan)),
+        "ratings must be finite, got 1 that are not; leave missing",
+    ),
+    "als: l2": (lambda: als(whole(4), whole(4), a(4), l2=0.0), "l2 must be finite and above 0"),
+    "implicit_als: NaN": (
+        lambda: implicit_als(whole(4), whole(4), a(4) * jnp.nan),
+        "amounts must be finite, got 4",
+    ),
+    "implicit_als: zero": (
+        lambda: implicit_als(whole(4), whole(4), a(4).at[0].set(0)),
+        "amounts must be above 0, got 0.0",
+    ),
+    "implicit_als: alpha": (
+        lambda: implicit_als(whole(4), whole(4), a(4), alpha=-1.0),
+        "alpha must be finite and at least 0, got -1.0",
+    ),
+    "predict_rating: names": (
+        lambda: factorize.predict_rating(MODEL, a(2), whole(2)),
+        "users must be integers",
+    ),
+    "predict_rating: shapes": (
+        lambda: factorize.predict_rating(MODEL, whole(3), whole(2)),
+        r"users \(3,\) and items \(2,\) do not broadcast",
+    ),
+    "recommend: k": (lambda: factorize.recommend(MODEL, 0, k=3), "the 2 items, got 3"),
+    "recommend: name": (lambda: factorize.recommend(MODEL, a(), k=1), "users must be integers"),
+    "recommend: half an item": (
+        lambda: factorize.recommend(MODEL, 0, k=0.5),
+        "k must be a whole number",
+    ),
+    "recommend: exclude": (
+        lambda: factorize.recommend(MODEL, whole(3), k=1, exclude=whole(2)),
+        r"exclude must be \(3, 'left_out'\)",
+    ),
+    "recommend: exclude by mask": (
+        lambda: factorize.recommend(MODEL, 0, k=1, exclude=jnp.array([True, False])),
+        "exclude must be integers",
+    ),
+    "normal_equation: integers": (
+        lambda: regression.normal_equation(whole(4, 2), a(4)),
+        "x must be floating",
+    ),
+    "normal_equation: dtypes": (
+        lambda: regression.normal_equation(a(4, 2), a(4).astype("float32")),
+        "operands must share one dtype",
+    ),
+    "normal_equation: few examples": (
+        lambda: regression.normal_equation(a(2, 4), a(2)),
+        "x has 2 examples and 4 features",
+    ),
+    "least_squares: lengths": (
+        lambda: regression.least_squares(a(4, 2), a(5)),
+        r"a row for each example, got \(4, 2\) and \(5,\)",
+    ),
+    "least_squares: few examples": (
+        lambda: regression.least_squares(a(2, 4), a(2)),
+        "ridge.* picks small ones",
+    ),
+    "ridge: vector": (lambda: regression.ridge(a(4), a(4), l2=1.0), r"x must be \(n, d\)"),
+    "ridge: many penalties": (
+        lambda: regression.ridge(a(4, 2), a(4), l2=a(3)),
+        "l2 must be one number",
+    ),
     "fit: integers": (lambda: fit(squared, jnp.array(1), a(3)), "params must be floating"),
     "fit: steps": (
         lambda: fit(squared, a(), {"x": a(3), "y": a(4)}),
@@ -298,6 +587,18 @@ WRONG = {
             squared, a(), a(3), optimizer=optax.adam(0.1), opt_state=optax.adam(0.1).init(a(2))
         ),
         "opt_state must be what this optimizer keeps",
+    ),
+    "fit: metrics left out": (
+        lambda: fit(squared, a(), a(3), has_aux=True),
+        r"must return \(loss, metrics\), got",
+    ),
+    "fit: vector loss with metrics": (
+        lambda: fit(lambda w, x: (squared(w, x)[None], x), a(), a(3), has_aux=True),
+        r"a scalar, got shape \(1,\)",
+    ),
+    "fit_in_chunks: chunk": (
+        lambda: train.fit_in_chunks(squared, a(), a(3), chunk=0, optimizer=optax.sgd(0.1)),
+        "chunk must be a whole number",
     ),
     "fit: vector loss": (lambda: fit(squared, a(2), a(3)), r"a scalar, got shape \(2,\)"),
 }

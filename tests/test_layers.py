@@ -1,3 +1,5 @@
+from functools import partial
+
 import flax.linen
 import jax
 import jax.numpy as jnp
@@ -54,6 +56,19 @@ def test_a_matrix_written_for_columns_is_the_transposed_kernel(rng):
 def test_dense_computes_in_the_dtype_of_x(rng):
     params, x = dense_params(rng, 5, 7, "float32"), draw(rng, 3, 5, dtype="bfloat16")
     assert layers.dense(params, x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_long_sums_of_half_precision_round_once(rng, dtype):
+    params, x = dense_params(rng, 4099, 3, dtype), draw(rng, 5, 4099, dtype=dtype)
+    expected = exact(x) @ exact(params["kernel"]) + exact(params["bias"])
+    assert_agrees(layers.dense(params, x), expected, ulps=1)
+    one_by_one = jnp.zeros((5, 3), dtype)  # control: sums kept in half precision
+    for start in range(0, 4099, 64):
+        part = np.s_[start : start + 64]
+        one_by_one += x[:, part] @ params["kernel"][part]
+    error = np.abs(exact(one_by_one + params["bias"]) - expected).max()
+    assert error > float(jnp.finfo(dtype).eps) * np.abs(expected).max()
 
 
 def test_init_dense_keeps_unit_variance():
@@ -212,6 +227,35 @@ def test_conv2d_correlates(rng, dtype, padding, kernel_size):
     assert_agrees(actual, oracles.conv2d(exact(x), exact(kernel), padding))
 
 
+SLIDES = [
+    {"strides": 2},
+    {"strides": (2, 3), "padding": "SAME"},
+    {"padding": ((1, 0), (2, 3)), "dilation": (2, 1)},
+    {"strides": (3, 2), "padding": "SAME", "dilation": 2},
+]
+
+
+def pairs(options):
+    """The same options as the oracle takes them."""
+    two = lambda value: value if isinstance(value, tuple) else (value, value)
+    return {name: v if name == "padding" else two(v) for name, v in options.items()}
+
+
+@pytest.mark.parametrize("options", SLIDES)
+def test_filters_step_reach_and_pad(rng, options):
+    x, kernel = draw(rng, 2, 11, 13, 3), draw(rng, 4, 3, 3, 5)
+    expected = oracles.conv2d(exact(x), exact(kernel), **pairs(options))
+    actual = layers.conv2d(x, kernel, **options)
+    assert_agrees(actual, expected)
+    columns = jax.vmap(partial(layers.im2col, size=(4, 3), **options))(jnp.moveaxis(x, -1, 1))
+    product = kernel.transpose(3, 2, 0, 1).reshape(5, -1) @ columns
+    assert_agrees(jnp.moveaxis(product, 1, -1).reshape(expected.shape), expected)
+    for name in options:  # control: each option counts
+        rest = {other: value for other, value in options.items() if other != name}
+        other = layers.conv2d(x, kernel, **rest)
+        assert other.shape != expected.shape or differs(other, expected)
+
+
 def test_conv2d_does_not_flip_the_filter(rng):
     x, kernel = draw(rng, 1, 7, 7, 1), draw(rng, 3, 3, 1, 1)
     flipped = oracles.conv2d(exact(x), exact(kernel)[::-1, ::-1], "VALID")
@@ -233,16 +277,22 @@ def test_im2col_makes_convolution_one_product(rng, size):
 
 @given(
     st.sampled_from(["VALID", "SAME"]),
-    *(st.integers(1, 9) for _ in range(7)),
+    *(st.integers(1, 9) for _ in range(6)),
+    st.integers(1, 3),
+    st.integers(1, 3),
 )
-def test_conv2d_flops_counts_the_taps_on_the_image(padding, n, h, w, kh, kw, c_in, c_out):
+def test_conv2d_flops_counts_the_taps_on_the_image(
+    padding, n, h, w, kh, kw, c_in, stride, dilation
+):
     if padding == "VALID":
-        h, w = max(h, kh), max(w, kw)
-    taps = oracles.taps_on_the_image(h, kh, padding) * oracles.taps_on_the_image(w, kw, padding)
+        h, w = max(h, dilation * (kh - 1) + 1), max(w, kw)
+    taps = oracles.taps_on_the_image(h, kh, padding, stride, dilation)
+    taps *= oracles.taps_on_the_image(w, kw, padding)
     formula = layers.conv2d_flops(
-        n=n, h=h, w=w, kh=kh, kw=kw, c_in=c_in, c_out=c_out, padding=padding
-    )
-    assert formula == 2 * n * c_in * c_out * taps
+        n=n, h=h, w=w, kh=kh, kw=kw, c_in=c_in, c_out=7,
+        strides=(stride, 1), padding=padding, dilation=(dilation, 1),
+    )  # fmt: skip
+    assert formula == 2 * n * c_in * 7 * taps
 
 
 # positions

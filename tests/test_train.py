@@ -9,7 +9,7 @@ import pytest
 from oracles import DTYPES, assert_agrees, differs, draw
 
 from lintoolkit import layers
-from lintoolkit.train import Fit, fit
+from lintoolkit.train import Fit, fit, fit_in_chunks
 
 SGD = optax.sgd(0.25)
 MOMENTUM = optax.sgd(0.1, momentum=0.9)
@@ -86,6 +86,91 @@ def test_the_same_shapes_are_compiled_once(rng):
         fit(counted, draw(rng, 2), draw(rng, 5, 2), optimizer=SGD)
     with pytest.raises(AssertionError, match="traced > 1"):
         fit(counted, draw(rng, 3), draw(rng, 5, 3), optimizer=SGD)  # control: a new shape
+
+
+def with_metrics(params, batch):
+    loss = regression(params, batch)
+    return loss, {"root": loss**0.5, "rows": jnp.array(len(batch[0]))}
+
+
+def test_metrics_stand_beside_the_losses(rng):
+    params, batches = regression_run(rng)
+    plain = fit(regression, params, batches, optimizer=MOMENTUM)
+    result = fit(with_metrics, params, batches, optimizer=MOMENTUM, has_aux=True)
+    np.testing.assert_array_equal(result.losses, plain.losses)
+    assert_agrees(result.metrics["root"], np.sqrt(plain.losses))
+    np.testing.assert_array_equal(result.metrics["rows"], [17] * 13)
+    assert plain.metrics is None
+
+
+def test_stops_at_the_first_loss_that_is_small_enough(rng):
+    params, batches = regression_run(rng)
+    whole = fit(regression, params, batches, optimizer=MOMENTUM)
+    steps = int(np.argmax(np.asarray(whole.losses) <= whole.losses[5]))
+    assert 0 < steps <= 5
+    run = dict(optimizer=MOMENTUM, has_aux=True)
+    stopped = fit(with_metrics, params, batches, until=whole.losses[steps], **run)
+    np.testing.assert_array_equal(stopped.losses[: steps + 1], whole.losses[: steps + 1])
+    assert np.isnan(stopped.losses[steps + 1 :]).all()
+    assert not stopped.metrics["rows"][steps + 1 :].any()
+    before = jax.tree.map(lambda x: x[:steps], batches)
+    chex.assert_trees_all_close(
+        stopped.params, fit(regression, params, before, optimizer=MOMENTUM).params
+    )
+    assert differs(stopped.params["kernel"], whole.params["kernel"])  # control: it did stop
+    never = fit(with_metrics, params, batches, until=-1.0, **run)
+    chex.assert_trees_all_close(never.params, whole.params)
+    np.testing.assert_allclose(never.losses, whole.losses)
+
+
+def test_chunks_are_the_whole_run(rng):
+    params, batches = regression_run(rng)
+    for until in (None, 0.3):
+        run = dict(optimizer=MOMENTUM, has_aux=True, until=until)
+        whole = fit(with_metrics, params, batches, **run)
+        chex.assert_trees_all_close(
+            fit_in_chunks(with_metrics, params, batches, chunk=5, **run), whole
+        )
+    assert np.isnan(whole.losses).any()  # it stopped on the way
+
+
+def test_chunks_that_need_not_run_do_not(rng, monkeypatch):
+    params, batches = regression_run(rng)
+    steps = []
+    counted = lambda loss, params, batches, **o: (
+        steps.append(len(batches[0])) or fit(loss, params, batches, **o)
+    )
+    monkeypatch.setattr("lintoolkit.train.fit", counted)
+    run = partial(fit_in_chunks, regression, params, batches, chunk=4, optimizer=MOMENTUM)
+    run(until=1e6)
+    assert steps == [4]
+    steps.clear()
+    run()
+    assert steps == [4, 4, 4, 1]  # control
+
+
+def test_progress_shows_on_a_terminal_alone(rng, monkeypatch, capsys):
+    params, batches = regression_run(rng)
+    run = partial(fit_in_chunks, regression, params, batches, chunk=13, optimizer=MOMENTUM)
+    run()
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    result = run()
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"loss {result.losses[-1]:.4g}" in shown.err
+
+
+@jax.numpy_dtype_promotion("standard")  # MultiSteps promotes its int32 counts
+def test_accumulated_gradients_are_those_of_the_larger_batch(rng):
+    params, (x, y) = regression_run(rng, steps=12)
+    slow = optax.MultiSteps(MOMENTUM, 4).gradient_transformation()
+    accumulated = fit(regression, params, (x, y), optimizer=slow)
+    larger = x.reshape(3, 68, 3), y.reshape(3, 68, 2)
+    at_once = fit(regression, params, larger, optimizer=MOMENTUM)
+    chex.assert_trees_all_close(accumulated.params, at_once.params)
+    each = fit(regression, params, (x, y), optimizer=MOMENTUM)
+    assert differs(each.params["kernel"], at_once.params["kernel"])  # control
 
 
 def test_many_runs_at_once(rng):

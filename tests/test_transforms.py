@@ -16,14 +16,31 @@ import pytest
 from jax.test_util import check_grads
 from oracles import DTYPES, draw
 
-from lintoolkit import attention, eigen, layers, similarity, train
+from lintoolkit import (
+    attention,
+    eigen,
+    factorize,
+    layers,
+    regression,
+    similarity,
+    train,
+    transformer,
+)
 from lintoolkit.cost import cost
 
-MODULES = (layers, attention, similarity, train, eigen)
+MODULES = (layers, attention, transformer, similarity, eigen, factorize, regression, train)
 
-# They read or write files or streams, so they run on the host, under no transformation; or
-# they look at what is known before they call the program, and are in the table all the same.
-HOST = frozenset({"eigen.pagerank", "eigen.power_iteration"})
+# They read or write files or streams, or count, so they run on the host. Those that are in the
+# table besides look at values where there are any, and call a jitted function.
+HOST = frozenset(
+    """
+    eigen.pagerank eigen.power_iteration
+    factorize.als factorize.implicit_als
+    train.fit_in_chunks
+    transformer.gpt transformer.generate transformer.gpt_parts transformer.load_gpt2
+    transformer.save_gpt2
+    """.split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +48,8 @@ class Case:
     """A public function at two sizes of distinct primes.
 
     `make(array, **dims)` gives the array arguments, drawing with ``array(*shape)``; `options`
-    are the others. `formula(**dims)` is what the lowered program's `counted` must equal.
+    are the others. `formula(**dims)` is what the lowered program's `counted`, names with a plus
+    between them, must equal.
     """
 
     fn: Callable
@@ -66,10 +84,36 @@ def heads_params(array, d):
     return {name: {"kernel": array(d, d)} for name in ("query", "key", "value", "out")}
 
 
+def feedback(array):
+    users, items = jnp.array([0, 3, 3, 1, 0, 4, 2]), jnp.array([1, 2, 0, 1, 2, 2, 0])
+    return jax.random.key(7), users, items, jnp.abs(array(7)) + jnp.asarray(0.5, array(1).dtype)
+
+
+def recommender(array, n, m, r):
+    sides = (factorize.Side(array(rows, r), array(rows)) for rows in (n, m))
+    return factorize.Recommender(*sides, array(), jnp.array(True))
+
+
+def params_like(array, init, config=None):
+    """What an init function returns, drawn small enough that deep stacks keep their size."""
+    shapes = jax.eval_shape(init if config is None else partial(init, config=config), KEY)
+    return jax.tree.map(lambda leaf: array(*leaf.shape) / 4, shapes)
+
+
 def squared(params, batch):
     return jnp.mean((layers.dense(params, batch) - 1) ** 2)
 
 
+FEEDBACK = {"shape": (5, 3), "rank": 2, "l2": 2.0, "iterations": 2}
+REGRESSION: dict[str, Any] = {
+    "make": lambda array, n, d, k: (array(n, d), array(n, k)),
+    "dims": sizes("n d k", (11, 3, 2), (13, 7, 5)),
+    "counted": "matmul_flops + linalg_flops",
+}
+KEY = jax.random.key(0)
+GPT = partial(transformer.GPTConfig, context=24)
+SLIDING = {"strides": (2, 1), "padding": ((2, 1), (0, 3)), "dilation": (1, 2)}
+VIT = partial(transformer.ViTConfig, classes=5, patch=2)
 QKV = sizes("t s h d_k d_v", (3, 5, 2, 7, 11), (13, 2, 5, 3, 7))
 CONV = sizes("n h w kh kw c_in c_out", (2, 5, 7, 3, 2, 1, 11), (3, 13, 11, 4, 5, 2, 7))
 
@@ -139,6 +183,16 @@ TABLE = {
         options={"padding": "SAME"},
         formula=partial(layers.conv2d_flops, padding="SAME"),
     ),
+    "layers.conv2d, sliding": Case(
+        fn=layers.conv2d,
+        make=lambda array, n, h, w, kh, kw, c_in, c_out: (
+            array(n, h, w, c_in),
+            array(kh, kw, c_in, c_out),
+        ),
+        dims=CONV,
+        options=SLIDING,
+        formula=partial(layers.conv2d_flops, **SLIDING),
+    ),
     "layers.sinusoidal_positions": Case(
         fn=layers.sinusoidal_positions,
         make=lambda array: (),  # noqa: ARG005
@@ -164,6 +218,20 @@ TABLE = {
         options={"causal": True},
         formula=attention.attention_flops,
     ),
+    "attention.attention, blocks": Case(
+        fn=attention.attention,
+        make=lambda array, t, s, h, d_k, d_v: (
+            array(t, h, d_k),
+            array(s, h, d_k),
+            array(s, h, d_v),
+        ),
+        dims=sizes("t s h d_k d_v", (263, 277, 8, 3, 2), (521, 257, 5, 2, 3)),
+        options={"causal": True},
+        formula=partial(attention.attention_flops, causal=True),
+    ),
+    "attention.rope": Case(
+        fn=attention.rope, make=lambda array: (array(5, 3, 8), jnp.array([5, 2, 5, 7, 0]))
+    ),
     "attention.init_multi_head": Case(
         fn=attention.init_multi_head,
         make=key,
@@ -176,6 +244,79 @@ TABLE = {
         dims=sizes("t d_model", (5, 6), (7, 10)),
         options={"heads": 2},
         formula=attention.multi_head_attention_flops,
+    ),
+    "transformer.init_block": Case(
+        fn=transformer.init_block,
+        make=key,
+        options={"d_model": 6, "heads": 2},
+        differentiable=False,
+    ),
+    "transformer.block": Case(
+        fn=transformer.block,
+        make=lambda array, t, d_model: (
+            params_like(array, partial(transformer.init_block, d_model=d_model, heads=2)),
+            array(t, d_model),
+        ),
+        dims=sizes("t d_model", (5, 6), (7, 10)),
+        options={"heads": 2, "causal": True},
+        formula=transformer.block_flops,
+    ),
+    "transformer.init_gpt": Case(
+        fn=transformer.init_gpt,
+        make=key,
+        options={"config": GPT(vocabulary=11, blocks=2, heads=2, width=6)},
+        differentiable=False,
+    ),
+    "transformer.gpt": Case(
+        fn=transformer.gpt,
+        make=lambda array, config, n, t: (
+            params_like(array, transformer.init_gpt, config),
+            jnp.arange(n * t).reshape(n, t) % config.vocabulary,
+        ),
+        dims=sizes(
+            "config n t",
+            (GPT(vocabulary=11, blocks=2, heads=2, width=6), 3, 5),
+            (GPT(vocabulary=7, blocks=3, heads=1, width=5), 2, 13),
+        ),
+        options=lambda config, **_: {"config": config},
+        formula=transformer.gpt_flops,
+    ),
+    "transformer.generate": Case(
+        fn=transformer.generate,
+        make=lambda array, config: (
+            KEY,
+            params_like(array, transformer.init_gpt, config),
+            jnp.array([[3, 1, 4], [1, 5, 9]]),
+        ),
+        dims=sizes("config", *[(GPT(vocabulary=11, blocks=2, heads=2, width=6),)] * 2),
+        options=lambda config: {"config": config, "steps": 5, "top_k": 7, "top_p": 0.9},
+        differentiable=False,
+    ),
+    "transformer.truncate_logits": Case(
+        fn=transformer.truncate_logits,
+        make=lambda array: (array(3, 11),),
+        options={"top_k": 7, "top_p": 0.9},
+        differentiable=False,
+    ),
+    "transformer.init_vit": Case(
+        fn=transformer.init_vit,
+        make=key,
+        options={"config": VIT(image=(4, 6, 3), blocks=2, heads=2, width=6)},
+        differentiable=False,
+    ),
+    "transformer.vit": Case(
+        fn=transformer.vit,
+        make=lambda array, config: (
+            params_like(array, transformer.init_vit, config),
+            array(*config.image),
+        ),
+        dims=sizes(
+            "config",
+            (VIT(image=(4, 6, 3), blocks=2, heads=2, width=6),),
+            (VIT(image=(6, 10, 1), blocks=3, heads=1, width=7),),
+        ),
+        options=lambda config: {"config": config},
+        formula=transformer.vit_flops,
     ),
     "similarity.dot": Case(
         fn=similarity.dot,
@@ -226,11 +367,54 @@ TABLE = {
             jax.nn.sigmoid(array()),
         ),
     ),
+    "factorize.als": Case(
+        fn=factorize.als, make=feedback, options=FEEDBACK, differentiable=False
+    ),
+    "factorize.implicit_als": Case(
+        fn=factorize.implicit_als, make=feedback, options=FEEDBACK, differentiable=False
+    ),
+    "factorize.predict_rating": Case(
+        fn=factorize.predict_rating,
+        make=lambda array, pairs, rank: (
+            recommender(array, 5, 3, rank),
+            jnp.arange(pairs) % 5,
+            jnp.arange(pairs) % 3,
+        ),
+        dims=sizes("pairs rank", (7, 2), (11, 13)),
+        formula=factorize.predict_rating_flops,
+    ),
+    "factorize.recommend": Case(
+        fn=lambda *args, **o: factorize.recommend(*args[:-1], exclude=args[-1], **o),
+        make=lambda array, users, items, rank: (
+            recommender(array, 11, items, rank),
+            jnp.arange(users),
+            jnp.arange(2 * users).reshape(users, 2) % items,
+        ),
+        dims=sizes("users items rank", (3, 5, 2), (11, 7, 13)),
+        options={"k": 2},
+        formula=factorize.recommend_flops,
+    ),
+    "regression.normal_equation": Case(
+        fn=regression.normal_equation, formula=regression.normal_equation_flops, **REGRESSION
+    ),
+    "regression.least_squares": Case(
+        fn=regression.least_squares, formula=regression.least_squares_flops, **REGRESSION
+    ),
+    "regression.ridge": Case(
+        fn=lambda x, y: regression.ridge(x, y, l2=0.5),
+        formula=regression.ridge_flops,
+        **REGRESSION,
+    ),
     "train.fit": Case(
         # Losses alone: a serialised program cannot hold optax's own state types.
         fn=lambda params, batches, **o: train.fit(squared, params, batches, **o).losses,
         make=lambda array: (dense_params(array, 3, 2), array(5, 7, 3)),
         options={"optimizer": optax.sgd(0.1, momentum=0.9)},
+    ),
+    "train.fit, until": Case(
+        fn=lambda params, batches, **o: train.fit(squared, params, batches, **o).params,
+        make=lambda array: (dense_params(array, 3, 2), array(5, 7, 3)),
+        options={"optimizer": optax.sgd(0.1, momentum=0.9), "until": 0.5},
     ),
 }
 
@@ -351,4 +535,5 @@ def test_formula_is_what_the_program_counts(name, size, rng):
     case = TABLE[name]
     fn, args = case.at(rng, size, dtype="float32")
     priced = cost(fn, *args).lowered
-    assert getattr(priced, case.counted) == case.formula(**case.dims[size])
+    counted = sum(getattr(priced, name) for name in case.counted.split(" + "))
+    assert counted == case.formula(**case.dims[size])

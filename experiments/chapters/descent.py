@@ -1,5 +1,6 @@
 """Walking downhill: the update rule, what rates do, and the losses an article printed."""
 
+from collections.abc import Callable
 from functools import cache, partial
 
 import jax
@@ -15,6 +16,7 @@ from experiments.ledger import claims
 from experiments.rows import flops, row
 from lintoolkit.cost import cost
 from lintoolkit.layers import dense, mlp, mlp_flops
+from lintoolkit.regression import least_squares, normal_equation, ridge
 from lintoolkit.train import fit
 
 RATE = 0.01  # the article's, for its regression
@@ -66,14 +68,14 @@ def update_rule(*, seed: int, full: bool):
     )
 
 
-def normal_equation(*, seed: int, full: bool):
+def exact_solution(*, seed: int, full: bool):
     """Linear regression has an exact solution, as long as the columns differ."""
     del full
     from sklearn.datasets import load_diabetes
 
     features, y = load_diabetes(return_X_y=True)
     x = with_ones(jnp.asarray(features))
-    theta = solve_normal(x, y)
+    theta = normal_equation(x, y).weights
     residual = y - x @ theta
     yield row(
         "matrices-normal-equation",
@@ -85,7 +87,7 @@ def normal_equation(*, seed: int, full: bool):
             "residual_orthogonal": bool(jnp.abs(x.T @ residual).max() < 1e-9 * x.size),
             "r_squared": 1 - residual.var() / y.var(),
         },
-        solve_normal,
+        normal_equation,
         flops=flops(lambda x: x.T @ x, x, formula=2 * x.size * x.shape[1]),
         note="The FLOP are those of XᵀX alone; solving the 11 equations adds little.",
     )
@@ -108,6 +110,40 @@ def normal_equation(*, seed: int, full: bool):
         note="XᵀX squares the condition number, so half the digits are gone before solving; "
         "a factorisation of X itself keeps them.",
     )
+    yield figures.errors_by_condition(
+        {dtype: errors_by_condition(dtype, seed=seed) for dtype in ("float32", "float64")}
+    )
+
+
+def errors_by_condition(dtype: str, *, seed: int):
+    """Relative errors of weights by solver, where there is an answer, with their conditions.
+
+    Fifty examples of five features whose true weights are known; the median of 20 draws.
+    """
+    generator = np.random.default_rng(seed)
+    decades = 8 if dtype == "float32" else 16
+    conditions = np.logspace(0, decades, 2 * decades + 1)
+    draws = 20
+    u = np.linalg.qr(generator.standard_normal((draws, 50, 5)))[0]
+    v = np.linalg.qr(generator.standard_normal((draws, 5, 5)))[0]
+    true = generator.standard_normal((draws, 5))
+    true /= np.linalg.norm(true, axis=1, keepdims=True)
+    spectra = conditions[:, None] ** -np.linspace(0, 1, 5)
+    x = np.einsum("sij,cj,skj->csik", u, spectra, v)
+    y = np.einsum("csik,sk->csi", x, true)
+    l2 = float(jnp.finfo(dtype).eps)
+    solvers: dict[str, Callable] = {
+        "normal equation": normal_equation,
+        "QR": least_squares,
+        "ridge, λ = ε": partial(ridge, l2=l2),
+    }
+    errors = {}
+    for name, solver in solvers.items():
+        found = jax.vmap(jax.vmap(solver))(jnp.asarray(x, dtype), jnp.asarray(y, dtype))
+        error = np.linalg.norm(np.asarray(found.weights, float) - true, axis=-1)
+        # NaN as soon as half of the draws have no answer.
+        errors[name] = np.median(np.where(found.ok, error, np.inf), axis=1)
+    return conditions, errors
 
 
 def with_ones(x):
@@ -116,15 +152,9 @@ def with_ones(x):
 
 
 @jax.jit
-def solve_normal(x, y):
-    """Least squares by the normal equation."""
-    return jnp.linalg.solve(x.T @ x, x.T @ y)
-
-
-@jax.jit
 def least_error(x, y):
     """The mean squared error that no weights undercut."""
-    return jnp.mean((x @ solve_normal(x, y) - y) ** 2)
+    return jnp.mean((x @ normal_equation(x, y).weights - y) ** 2)
 
 
 def printed_losses(*, seed: int, full: bool):
@@ -243,7 +273,7 @@ def rates(*, seed: int, full: bool):
     """Where descent ends, and what too high and too low a rate do."""
     del full
     x, y = small_problem()
-    best = solve_normal(x, y)
+    best = normal_equation(x, y).weights
     weights, _ = descend(x, y, jnp.ones(5), 0.1, steps=4000)
     generator = np.random.default_rng(seed)
     many_x = with_ones(generator.standard_normal((2000, 10, 4)))
@@ -258,7 +288,7 @@ def rates(*, seed: int, full: bool):
             "floor_is_not_zero": bool(floors.min() > 0),
         },
         descend,
-        solve_normal,
+        normal_equation,
         note="Five parameters explain half of the noise in ten targets, and no more.",
     )
     critical = critical_rate(x)
@@ -427,7 +457,7 @@ def two_layer_net(*, seed: int, full: bool):
 
 EXPERIMENTS = (
     update_rule,
-    normal_equation,
+    exact_solution,
     printed_losses,
     rates,
     optimisers,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,21 @@ from experiments.published import (
 )
 from experiments.rows import flops, row
 from experiments.skipgram import EVERY, STEPS, neighbours, skipgram_loss, train_skipgram
+from experiments.writer import BATCH, CONTEXT, entropy_of_a_character, shape, text, train_writer
 from lintoolkit.attention import init_multi_head, multi_head_attention
 from lintoolkit.cost import cost
-from lintoolkit.layers import init_mlp, layer_norm, mlp, sinusoidal_positions
+from lintoolkit.layers import layer_norm, sinusoidal_positions
 from lintoolkit.similarity import dot, dot_flops
+from lintoolkit.train import fit
+from lintoolkit.transformer import (
+    block,
+    generate,
+    gpt,
+    gpt_flops,
+    gpt_parts,
+    init_block,
+    init_gpt,
+)
 
 GPT2, GPT3, LLAMA = MODELS["gpt2-small"], MODELS["gpt3"], MODELS["llama-7b"]
 
@@ -166,24 +177,9 @@ def share_by_width():
     return widths, closed, lowered
 
 
-def block(params, x, *, heads: int):
-    """A transformer block: attention, then an MLP, each on normed input and added back."""
-    x = x + multi_head_attention(
-        params["attention"], layer_norm(params["first"], x), heads=heads
-    )
-    return x + mlp(params["mlp"], layer_norm(params["second"], x), activation=jax.nn.gelu)
-
-
 def block_arguments(d: int, heads: int):
     """Shapes of a block's parameters and of 2 d tokens: counting needs no numbers."""
-    key = jax.random.key(0)
-    norm = {name: jax.ShapeDtypeStruct((d,), jnp.float32) for name in ("scale", "bias")}
-    params = {
-        "attention": jax.eval_shape(lambda: init_multi_head(key, d, heads, bias=True)),
-        "mlp": jax.eval_shape(lambda: init_mlp(key, (d, 4 * d, d))),
-        "first": norm,
-        "second": norm,
-    }
+    params = jax.eval_shape(lambda key: init_block(key, d, heads), jax.random.key(0))
     return params, jax.ShapeDtypeStruct((2 * d, d), jnp.float32)
 
 
@@ -319,4 +315,51 @@ def sample(trained, words, *, step: int, seed: int) -> str:
     return " ".join(text)
 
 
-EXPERIMENTS = (operations, objective, operation_table, learning, reading)
+def writing(*, seed: int, full: bool):
+    """A GPT that reads Python's reference character by character, at two sizes, and writes."""
+    sizes = {"small": (32, 1), "larger": (128, 3) if full else (96, 2)}
+    steps = 4500 if full else 1200
+    runs = {
+        name: train_writer(width=width, blocks=blocks, steps=steps, seed=seed)
+        for name, (width, blocks) in sizes.items()
+    }
+    unigram, kept = entropy_of_a_character(), {name: run.kept for name, run in runs.items()}
+    configs = {
+        name: shape(width=width, blocks=blocks) for name, (width, blocks) in sizes.items()
+    }
+    config = configs["larger"]
+    params = jax.eval_shape(lambda key: init_gpt(key, config), jax.random.key(0))
+    tokens = jax.ShapeDtypeStruct((BATCH, CONTEXT), jnp.int32)
+    yield row(
+        "sense-llm-is-scaled-process",
+        {
+            "parameters": {
+                name: sum(part.parameters for part in gpt_parts(config).values())
+                for name, config in configs.items()
+            },
+            "characters": len(text()[0]),
+            "loss_on_text_kept_aside": kept,
+            "entropy_of_a_character": unigram,
+        },
+        gpt,
+        fit,
+        generate,
+        holds=kept["larger"] < kept["small"] < unigram - 0.5,
+        flops=flops(
+            partial(gpt, config=config),
+            params,
+            tokens,
+            formula=gpt_flops(config=config, n=BATCH, t=CONTEXT),
+        ),
+        note=f"Small scale is all that can be shown here: two GPTs, {steps} steps on the "
+        "reference that ships with Python, the same batches for both. Losses are nats a "
+        "character; guessing by how often each comes costs the entropy.",
+    )
+    yield figures.writing(
+        {name: np.asarray(run.losses) for name, run in runs.items()},
+        unigram,
+        runs["larger"].samples,
+    )
+
+
+EXPERIMENTS = (operations, objective, operation_table, learning, writing, reading)

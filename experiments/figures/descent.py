@@ -94,6 +94,32 @@ def rates(tried: tuple[float, ...], curves: list) -> Figure:
     )
 
 
+def errors_by_condition(measured: dict) -> Figure:
+    """Errors of the normal equation, QR and ridge against the condition of the features."""
+    canvas = Canvas(figsize=(8.6, 3.8), layout="constrained")
+    for axes, (dtype, (conditions, errors)) in zip(
+        canvas.subplots(1, 2), measured.items(), strict=True
+    ):
+        eps = float(np.finfo(dtype).eps)
+        for power, style in ((1, ":"), (2, "--")):
+            guide = eps * conditions**power
+            label = f"cond{'²' if power == 2 else ''} ε"
+            axes.loglog(conditions, guide, style, color="0.7", lw=1, label=label)
+        for name, error in errors.items():
+            axes.loglog(conditions, np.where(np.isfinite(error), error, np.nan), label=name)
+        axes.set(title=dtype, xlabel="condition number of X", ylim=(eps / 4, 4))
+        axes.set(xlim=(1, conditions[-1]))
+    canvas.axes[0].set_ylabel("relative error of the weights")
+    canvas.axes[0].legend(loc="lower right")
+    return Figure(
+        name="errors-by-condition",
+        figure=canvas,
+        caption="The normal equation's error grows with the square of the condition number, "
+        "QR's with the number itself. A line ends where the function says that it has no "
+        "answer; ridge always has one, of other, smaller weights.",
+    )
+
+
 def norms(gains: tuple[float, ...], growth: np.ndarray) -> Figure:
     """The norm of a vector on its way through random layers."""
     canvas = Canvas(figsize=(5.5, 3.2), layout="constrained")

@@ -62,3 +62,34 @@ def learning(losses, floor: float, moments: tuple[int, ...], samples: list[str])
         "word is drawn as a neighbour of the last: any words at first, at the end "
         "mostly words that belong together.",
     )
+
+
+def writing(losses: dict[str, np.ndarray], unigram: float, samples: list[str]) -> Figure:
+    """Loss by step for two sizes, and what the larger one writes on the way."""
+    canvas = Canvas(figsize=(7, 5.2), layout="constrained")
+    axes, page = canvas.subplots(2, 1, height_ratios=(3, 2))
+    steps = len(next(iter(losses.values())))
+    window = max(1, steps // 50)
+    for name, values in losses.items():
+        smooth = np.convolve(values, np.ones(window) / window, "valid")
+        axes.plot(np.arange(smooth.size) + window / 2, smooth, label=name)
+    axes.axhline(unigram, color="0.7", lw=0.8, zorder=0)
+    axes.text(steps, unigram + 0.05, "entropy of a character", ha="right", color="0.4")
+    axes.set(xlabel="step", ylabel="loss, nats a character", ylim=(0, None))
+    axes.legend()
+    page.axis("off")
+    for i, text in enumerate(samples):
+        step = steps * i // (len(samples) - 1)
+        line = "\u23ce".join(text.splitlines())
+        y = 1 - i / len(samples)
+        page.text(0, y, f"step {step}", fontsize=9, va="top", transform=page.transAxes)
+        page.text(
+            0.11, y, line, fontsize=8, family="monospace", va="top", transform=page.transAxes,
+            parse_math=False,
+        )  # fmt: skip
+    return Figure(
+        name="writing",
+        figure=canvas,
+        caption="Two GPTs read Python's reference, character by character; below, what the "
+        "larger one writes after the same start: letters, then syllables, then words.",
+    )

@@ -1,0 +1,204 @@
+"""Truncated SVD and PCA beside scikit-learn, ARPACK, torch, fbpca and NumPy.
+
+``python -m experiments.peers.decompositions [SHAPE ...]`` runs every spectrum at the shapes
+named (all of them if none is), such as 20000x1000, or ``batch``, and puts the rows into
+results/cpu/decompositions.json. Errors are relative excesses over the optimum, in float64.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import fbpca
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from scipy.sparse.linalg import svds
+from sklearn.decomposition import PCA
+from sklearn.utils.extmath import randomized_svd
+
+from experiments.peers.measure import medians, product_rate, timed, write
+from lintoolkit import pca, svd
+from lintoolkit._triplets import leading, products_of
+from lintoolkit.cost import cost
+
+SHAPES = ((20000, 1000), (100000, 256), (2000, 2000), (1000, 20000), (60000, 784))
+RANK, ROUNDS = 50, 3
+PEERS = ("scikit-learn", "scipy", "torch", "fbpca", "numpy")
+
+
+def matrices(n: int, d: int, *, seed: int):
+    """Float32 matrices of known spectra: slow, fast, very fast, and a signal under noise."""
+    rng = np.random.default_rng(seed)
+    r = min(n, d)
+    u, v = (
+        np.linalg.qr(rng.standard_normal((side, r), dtype=np.float32))[0] for side in (n, d)
+    )
+    i = np.arange(1, r + 1)
+    for name, s in {
+        "slow": i**-0.5,
+        "fast": np.exp(-i / 7),
+        "very fast": 2e-5 ** ((i - 1) / (RANK - 1)),
+    }.items():
+        yield name, np.ascontiguousarray((u * s.astype(np.float32)) @ v.T)
+    noise = rng.standard_normal((n, d), dtype=np.float32) / np.sqrt(n + d).astype(np.float32)
+    signal = (u[:, :20] * (10 / i[:20]).astype(np.float32)) @ v[:, :20].T
+    yield "noise", signal + noise
+
+
+def spectrum(x: np.ndarray) -> np.ndarray:
+    """Singular values from the smaller Gram matrix: enough to tell norms of differences."""
+    square = x @ x.T if x.shape[0] < x.shape[1] else x.T @ x
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(square)[::-1], 0))
+
+
+def excess(x: np.ndarray, factors: Any, best: float) -> float:
+    """How far above the best the spectral error of an approximation is."""
+    u, s, vt = (np.asarray(part, np.float64) for part in factors)
+    return float(spectrum(x - (u * s) @ vt)[0] / best - 1)
+
+
+def decompose(x: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """The contenders for the 50 leading triplets."""
+    a, t = jnp.asarray(x), torch.from_numpy(x)
+    in_torch = lambda q: torch.svd_lowrank(t, RANK + 10, niter=q)
+    return {
+        "lintoolkit": lambda: svd.truncated_svd(a, rank=RANK),
+        "sklearn randomized_svd": lambda: randomized_svd(x, RANK, random_state=0),
+        "scipy svds": lambda: svds(x, RANK),
+        "torch svd_lowrank": lambda: in_torch(2),
+        "torch svd_lowrank, niter 7": lambda: in_torch(7),
+        "fbpca": lambda: fbpca.pca(x, RANK, raw=True),
+    }
+
+
+def leading_triplets(name: str, found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """U, s, Vᵀ of rank 50, largest first, whatever a library returns."""
+    u, s, vt = (np.asarray(part) for part in found[:3])
+    if name.startswith("torch"):
+        vt = vt.T
+    order = np.argsort(-s)[:RANK]
+    return u[:, order], s[order], vt[order]
+
+
+def fit(x: np.ndarray) -> dict[str, Callable[[], Any]]:
+    """The contenders for the 50 principal components."""
+    a, t = jnp.asarray(x), torch.from_numpy(x)
+    return {
+        "lintoolkit": lambda: pca.fit_pca(a, rank=RANK).components,
+        "sklearn PCA auto": lambda: PCA(RANK).fit(x).components_,
+        "sklearn PCA randomized": lambda: PCA(RANK, svd_solver="randomized").fit(x).components_,
+        "torch pca_lowrank": lambda: torch.pca_lowrank(t, RANK)[2].T,
+        "fbpca": lambda: fbpca.pca(x, RANK)[2],
+    }
+
+
+def flops(x: np.ndarray, call: Callable, centre: bool) -> int:
+    """FLOPs of our program for the steps that it took; of its branches, the dearest."""
+    a = jnp.asarray(x)
+    found = jax.jit(
+        lambda a: leading(
+            products_of(a, a.mean(axis=0) if centre else None),
+            None,
+            rank=RANK,
+            tol=None,
+            max_restarts=30,
+        )
+    )(a)
+    rounds, steps = int(found.rounds), int(found.products)
+    at = lambda **trips: cost(call, a, while_trips=trips).lowered.flops
+    one = at(rounds=1, steps=0)
+    return rounds * one + steps * (at(rounds=1, steps=1) - one)
+
+
+def compare(
+    task: str, case: dict, x: np.ndarray, calls: dict[str, Callable], rate: float
+) -> list[dict]:
+    """One row a contender: seconds, error, and for ours the compilation and the FLOPs."""
+    exact = x.astype(np.float64)
+    if task == "pca":
+        exact -= exact.mean(axis=0)
+    whole = spectrum(exact)
+    ours = jax.jit(partial(svd.truncated_svd if task == "svd" else pca.fit_pca, rank=RANK))
+    compile_seconds = timed(lambda: ours.lower(jnp.asarray(x)).compile() and None)
+    seconds = medians(calls, ROUNDS)
+    rows = []
+    for name, call in calls.items():
+        found = call()
+        if task == "svd":
+            error = excess(exact, leading_triplets(name, found), whole[RANK])
+        else:
+            q = np.linalg.qr(np.asarray(found, np.float64).T)[0]
+            error = float(1 - np.sum((exact @ q) ** 2) / np.sum(whole[:RANK] ** 2))
+        row = case | {"task": task, "contender": name, "seconds": seconds[name], "error": error}
+        if name == "lintoolkit":
+            count = flops(x, ours, task == "pca")
+            row |= {
+                "compile_seconds": compile_seconds,
+                "flops": count,
+                "share_of_product_rate": count / seconds[name] / rate,
+            }
+        rows.append(row)
+    for row in rows[1:]:
+        row["time_over_ours"] = row["seconds"] / rows[0]["seconds"]
+        row["at_least_as_accurate"] = row["error"] <= max(rows[0]["error"], 1e-7)
+    return rows
+
+
+def at_shape(n: int, d: int, rate: float) -> list[dict]:
+    """Every spectrum at one shape."""
+    rows = []
+    for name, x in matrices(n, d, seed=0):
+        case = {"shape": f"{n}x{d}", "spectrum": name, "rank": RANK}
+        rows += compare("svd", case, x, decompose(x), rate)
+        if n > d:
+            rows += compare("pca", case, x, fit(x), rate)
+    return rows
+
+
+def batch(rate: float) -> list[dict]:
+    """All singular triplets of a thousand matrices of 64 x 64."""
+    x = np.random.default_rng(0).standard_normal((1000, 64, 64), dtype=np.float32)
+    a, t = jnp.asarray(x), torch.from_numpy(x)
+    many = jax.jit(jax.vmap(svd.svd))
+    compile_seconds = timed(lambda: many.lower(a).compile() and None)
+    seconds = medians(
+        {
+            "lintoolkit": lambda: many(a),
+            "numpy": lambda: np.linalg.svd(x, full_matrices=False),
+            "torch": lambda: torch.linalg.svd(t, full_matrices=False),
+        },
+        ROUNDS,
+    )
+    count = cost(many, a).lowered.flops
+    rows: list[dict] = [
+        {"shape": "batch", "task": "svd of 1000 x 64 x 64", "contender": name, "seconds": value}
+        for name, value in seconds.items()
+    ]
+    rows[0] |= {
+        "compile_seconds": compile_seconds,
+        "flops": count,
+        "share_of_product_rate": count / seconds["lintoolkit"] / rate,
+    }
+    for row in rows[1:]:
+        row["time_over_ours"] = row["seconds"] / seconds["lintoolkit"]
+    return rows
+
+
+def main(names: list[str]) -> None:
+    """Run, print and write the comparison at the shapes named."""
+    warnings.filterwarnings("ignore", module="fbpca|sklearn")
+    rate = product_rate()
+    for name in names or [*(f"{n}x{d}" for n, d in SHAPES), "batch"]:
+        n, _, d = name.partition("x")
+        rows = batch(rate) if name == "batch" else at_shape(int(n), int(d), rate)
+        for row in rows:
+            print({k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in row.items()})
+        write("decompositions", rows, key="shape", peers=PEERS)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,58 @@
+"""How every benchmark here measures: calls in turn, medians, results merged into one file."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.runner import run_stamp
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds until the answer is there."""
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Seconds of each call, the median of so many rounds in turn after one to warm up."""
+    for call in calls.values():
+        timed(call)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(timed(call))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def product_rate(n: int = 2048) -> float:
+    """FLOPs a second of a product of two square float32 matrices: this machine's ceiling."""
+    x = jnp.ones((n, n), jnp.float32)
+    seconds = medians({"product": lambda: x @ x}, 5)["product"]
+    return 2 * n**3 / seconds
+
+
+def write(name: str, rows: list[dict], *, key: str, peers: Iterable[str]) -> Path:
+    """Put rows into results/<platform>/<name>.json in place of those of the same key."""
+    path = RESULTS / jax.default_backend() / f"{name}.json"
+    kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    new = {row[key] for row in rows}
+    report = {
+        "rows": [row for row in kept if row[key] not in new] + rows,
+        "run": run_stamp(seed=0, full=True),
+        "peers": {peer: version(peer) for peer in peers},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    Path(part).replace(path)
+    return path

@@ -1,0 +1,558 @@
+# ruff: noqa: DOC502 (what Raises promises is raised in _checked and _ids)
+r"""Recommenders: alternating least squares on sparse ratings, explicit and implicit.
+
+A model scores user u and item i by $\hat r_{ui} = \mu + b_u + c_i + p_u \cdot q_i$. With the
+items held fixed every user is a small least-squares problem of its own, and the other way
+round, so each half of a sweep is exact and no sweep raises the objective.
+
+Letters: n users, m items, e ratings, r rank, k items asked for.
+"""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export, lax
+from jaxtyping import Array, Bool, Float, Integer, Key, UInt32
+
+from lintoolkit import _checks
+from lintoolkit.similarity import TopK
+
+AnyKey = Key[Array, ""] | UInt32[Array, "2"]
+Ids = Integer[Array, " e"] | Integer[np.ndarray, " e"]
+Number = Float[Array, ""] | float
+
+
+class Side(NamedTuple):
+    """One side of a model, users or items: a row of factors and a bias each."""
+
+    factors: Float[Array, "*batch n r"]
+    bias: Float[Array, "*batch n"]
+
+
+class Recommender(NamedTuple):
+    """A model of ratings, mean + both biases + the product of both factors.
+
+    `ok` is False, and every number NaN, where a rating or the result is not finite or an id
+    is out of range.
+    """
+
+    users: Side
+    items: Side
+    mean: Float[Array, "*batch"]
+    ok: Bool[Array, "*batch"]
+
+
+for _result in (Side, Recommender):
+    export.register_namedtuple_serialization(
+        _result, serialized_name=f"lintoolkit.factorize.{_result.__name__}"
+    )
+
+
+def als(
+    key: AnyKey,
+    users: Ids,
+    items: Ids,
+    ratings: Float[Array, " e"] | Float[np.ndarray, " e"],
+    *,
+    shape: tuple[int, int],
+    rank: int,
+    l2: Number = 1.0,
+    iterations: int = 10,
+) -> Recommender:
+    r"""Fit factors and biases to explicit ratings, such as stars.
+
+    With $\hat r_{ui} = \mu + b_u + c_i + p_u \cdot q_i$, minimises over the ratings there are,
+    and no others, $\sum_{(u,i)} (r_{ui} - \hat r_{ui})^2 + \lambda (\sum_u \lVert p_u
+    \rVert^2 + b_u^2 + \sum_i \lVert q_i \rVert^2 + c_i^2)$ with $\mu$ the mean rating. A
+    missing rating is not a zero. A pair that is there twice counts as two observations. Users
+    without ratings keep factors and bias 0, so they are told the mean and the item's bias.
+
+    Args:
+        key: Draws the items' first factors, normal with variance 1 / rank.
+        users: Number of the user of each rating, in any order.
+        items: Number of the item of each rating.
+        ratings: The ratings.
+        shape: How many users and items there are.
+        rank: Factors of each.
+        l2: λ, above 0; `jax.vmap` over it tries several.
+        iterations: Sweeps, each over all users and then all items.
+
+    Returns:
+        The model in the dtype of ``ratings``; half precision computes in float32. Where values
+        are known only at run time, under ``jit`` or ``vmap``, a bad one gives ``ok`` False
+        and NaN throughout instead of an error.
+
+    Raises:
+        TypeError: If ids are not integers or ratings not floating.
+        ValueError: If the three disagree in length, a size is not a whole number from 1 up,
+            an id is not below its size, or a rating or ``l2`` is not finite or ``l2`` not
+            above 0.
+
+    Cost:
+        A sweep takes 2 e K² FLOP a side, K = r + 1, for the normal equations, and about
+        K³ / 3 + 2 K² a row to solve them. Memory beside the arguments and the result is
+        linear in e + n + m, with less than 64 MB on top while K is at most 1000. How many
+        ratings share a row decides how often the inner loops turn, so `lintoolkit.cost`
+        counts one turn of each unless told ``while_trips``.
+
+    Examples:
+        >>> users, items = jnp.array([0, 0, 1, 1, 2]), jnp.array([0, 1, 0, 1, 0])
+        >>> stars = jnp.array([5.0, 1.0, 5.0, 1.0, 5.0])
+        >>> model = als(jax.random.key(0), users, items, stars, shape=(3, 2), rank=1, l2=0.01)
+        >>> print(jnp.round(predict_rating(model, 2, 1)))
+        1.0
+
+    References:
+        Koren, Bell and Volinsky, Matrix Factorization Techniques for Recommender Systems
+        (2009); Zhou, Wilkinson, Schreiber and Pan, Large-scale Parallel Collaborative
+        Filtering for the Netflix Prize (2008), section 3.
+    """
+    entries = _checked("als", key, users, items, ratings, shape, rank, l2, iterations)
+    with jax.named_scope("als"):
+        return _alternate(
+            key, *entries, l2, None, shape=shape, rank=rank, iterations=iterations
+        )
+
+
+def implicit_als(
+    key: AnyKey,
+    users: Ids,
+    items: Ids,
+    amounts: Float[Array, " e"] | Float[np.ndarray, " e"],
+    *,
+    shape: tuple[int, int],
+    rank: int,
+    l2: Number = 0.01,
+    alpha: Number = 40.0,
+    iterations: int = 15,
+) -> Recommender:
+    r"""Fit factors to implicit feedback, such as clicks or minutes watched.
+
+    Minimises over all pairs, seen or not,
+    $\sum_{u,i} c_{ui} (t_{ui} - p_u \cdot q_i)^2 + \lambda (\sum_u \lVert p_u \rVert^2 +
+    \sum_i \lVert q_i \rVert^2)$ with the preference $t_{ui}$ 1 where something was seen, else
+    0, and the confidence $c_{ui} = 1 + \alpha a_{ui}$ in it. The unseen pairs enter through
+    one r × r matrix a side. A pair that is there several times counts with the sum of its
+    amounts. Mean and biases are 0.
+
+    Args:
+        key: Draws the items' first factors, normal with variance 1 / rank.
+        users: Number of the user of each event, in any order.
+        items: Number of the item of each event.
+        amounts: How much was seen, above 0: leave out what did not happen.
+        shape: How many users and items there are.
+        rank: Factors of each.
+        l2: λ, above 0; `jax.vmap` over it tries several.
+        alpha: How much confidence one unit of ``amounts`` adds, at least 0.
+        iterations: Sweeps, each over all users and then all items.
+
+    Returns:
+        As `als`: the score of a pair is its preference, near 1 or near 0.
+
+    Raises:
+        TypeError: If ids are not integers or amounts not floating.
+        ValueError: If the three disagree in length, a size is not a whole number from 1 up,
+            an id is not below its size, an amount is not above 0 or not finite, ``l2`` is not
+            above 0, or ``alpha`` negative.
+
+    Cost:
+        As `als` with K = r, and 2 (n + m) r² FLOP a sweep for the unseen pairs.
+
+    Examples:
+        >>> users, items = jnp.array([0, 0, 1, 2]), jnp.array([0, 1, 0, 2])
+        >>> model = implicit_als(
+        ...     jax.random.key(0), users, items, jnp.ones(4), shape=(3, 3), rank=2
+        ... )
+        >>> print(recommend(model, 1, k=1, exclude=jnp.array([0])).indices)
+        [1]
+
+    References:
+        Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets (2008),
+        section 4.
+    """
+    function = "implicit_als"
+    entries = _checked(function, key, users, items, amounts, shape, rank, l2, iterations)
+    if _known(entries[2]) and not (least := np.min(entries[2])) > 0:
+        raise ValueError(
+            f"{function}: amounts must be above 0, got {least}; leave out what was not seen."
+        )
+    if _known(alpha) and not 0 <= alpha < np.inf:
+        raise ValueError(f"{function}: alpha must be finite and at least 0, got {alpha}.")
+    with jax.named_scope(function):
+        return _alternate(
+            key, *entries, l2, alpha, shape=shape, rank=rank, iterations=iterations
+        )
+
+
+@jax.jit
+@jax.named_scope("predict_rating")
+def predict_rating(
+    model: Recommender,
+    users: Integer[Array, "*#batch"] | int,
+    items: Integer[Array, "*#batch"] | int,
+) -> Float[Array, "*batch"]:
+    r"""Score pairs of a user and an item.
+
+    $\hat r_{ui} = \mu + b_u + c_i + p_u \cdot q_i$.
+
+    Args:
+        model: From `als` or `implicit_als`.
+        users: Numbers of users; ``users[:, None]`` against a row of items gives all pairs.
+        items: Numbers of items.
+
+    Returns:
+        One score a pair, NaN where an id is out of range.
+
+    Raises:
+        TypeError: If ids are not integers.
+        ValueError: If users and items do not broadcast.
+
+    Cost:
+        2 r FLOP a pair in the product, see `predict_rating_flops`.
+
+    Examples:
+        >>> one = Side(jnp.array([[1.0], [2.0]]), jnp.array([0.0, 0.5]))
+        >>> model = Recommender(one, one, mean=jnp.array(3.0), ok=jnp.array(True))
+        >>> print(predict_rating(model, jnp.array([0, 1, 2]), jnp.array([0, 0, 0])))
+        [4.  5.5 nan]
+
+    References:
+        Koren, Bell and Volinsky, Matrix Factorization Techniques for Recommender Systems
+        (2009), equation 4.
+    """
+    ids = _ids("predict_rating", users=users, items=items)
+    try:
+        jnp.broadcast_shapes(*(x.shape for x in ids))
+    except ValueError:
+        raise ValueError(
+            f"predict_rating: users {ids[0].shape} and items {ids[1].shape} do not broadcast; "
+            "for all pairs pass users[:, None] and items."
+        ) from None
+    (p, b), (q, c) = map(_rows, (model.users, model.items), ids)
+    wide = _checks.wide(p.dtype)
+    product = jnp.einsum("...r,...r->...", p, q, preferred_element_type=wide)
+    mean, b, c = (x.astype(wide) for x in (model.mean, b, c))
+    return (mean + b + c + product).astype(p.dtype)
+
+
+def predict_rating_flops(*, pairs: int, rank: int) -> int:
+    """FLOP of the products in `predict_rating`: a multiply and an add count one each.
+
+    Args:
+        pairs: Pairs scored.
+        rank: Factors of each side.
+
+    Returns:
+        2 pairs rank.
+    """
+    return 2 * pairs * rank
+
+
+@partial(jax.jit, static_argnames=("k",))
+@jax.named_scope("recommend")
+def recommend(
+    model: Recommender,
+    users: Integer[Array, "*batch"] | int,
+    *,
+    k: int,
+    exclude: Integer[Array, "*batch left_out"] | None = None,
+) -> TopK:
+    r"""Find the items that a user would score highest.
+
+    The k largest $\hat r_{ui} = \mu + b_u + c_i + p_u \cdot q_i$ over all items i but those
+    left out; ties go to the earlier item.
+
+    Args:
+        model: From `als` or `implicit_als`.
+        users: One number of a user, or several.
+        k: How many items.
+        exclude: Numbers of items to leave out, a row for each user: ``items[users == 7]`` is
+            what user 7 has rated. Fill shorter rows up with -1.
+
+    Returns:
+        Numbers of items and their scores, best first. Where fewer than k items are left, the
+        last scores are -inf; for a user out of range all are NaN.
+
+    Raises:
+        TypeError: If ids are not integers.
+        ValueError: If k is not in 1..m, or ``exclude`` has no row for each user.
+
+    Cost:
+        2 m r FLOP a user in the product, see `recommend_flops`, and the selection.
+
+    Examples:
+        >>> one = Side(jnp.array([[1.0]]), jnp.zeros(1))
+        >>> three = Side(jnp.array([[2.0], [9.0], [4.0]]), jnp.zeros(3))
+        >>> model = Recommender(one, three, mean=jnp.array(0.0), ok=jnp.array(True))
+        >>> print(recommend(model, 0, k=2, exclude=jnp.array([1])).indices)
+        [2 0]
+
+    References:
+        Koren, Bell and Volinsky, Matrix Factorization Techniques for Recommender Systems
+        (2009), equation 4.
+    """
+    (users,) = _ids("recommend", users=users)
+    m = model.items.factors.shape[0]
+    _checks.positive("recommend", k=k)
+    if k > m:
+        raise ValueError(f"recommend: k must be between 1 and the {m} items, got {k}.")
+    p, b = _rows(model.users, users)
+    wide = _checks.wide(p.dtype)
+    product = jnp.einsum("...r,mr->...m", p, model.items.factors, preferred_element_type=wide)
+    mean, b, c = (x.astype(wide) for x in (model.mean, b, model.items.bias))
+    scores = mean + b[..., None] + c + product
+    if exclude is not None:
+        (exclude,) = _ids("recommend", exclude=exclude)
+        if exclude.ndim == 0 or exclude.shape[:-1] != users.shape:
+            raise ValueError(
+                f"recommend: exclude must be {(*users.shape, 'left_out')}, one row for each of "
+                f"users {users.shape}, got {exclude.shape}; fill shorter rows up with -1."
+            )
+        exclude = jnp.where(exclude < 0, m, exclude)  # else -1 would be the last item
+        scores = jnp.put_along_axis(
+            scores, exclude, -jnp.inf, axis=-1, mode="drop", inplace=False
+        )
+    best, indices = lax.top_k(scores, k)
+    return TopK(indices, best.astype(p.dtype))
+
+
+def recommend_flops(*, users: int, items: int, rank: int) -> int:
+    """FLOP of the products in `recommend`: a multiply and an add count one each.
+
+    Args:
+        users: Users asked for.
+        items: Items of the model.
+        rank: Factors of each.
+
+    Returns:
+        2 users items rank.
+    """
+    return 2 * users * items * rank
+
+
+class _Sorted(NamedTuple):
+    """The ratings in the order of one side's rows, each row cut into runs of one length.
+
+    Run j belongs to row ``run_row[j]``; row i has runs ``run_start[i]`` to
+    ``run_start[i + 1]`` and ratings ``start[i]`` to ``start[i + 1]``.
+    """
+
+    columns: Array
+    ratings: Array
+    first: Array  # of the entries with this row and column
+    start: Array
+    run_start: Array
+    run_row: Array
+
+
+@partial(jax.jit, static_argnames=("shape", "rank", "iterations"))
+def _alternate(
+    key: Array,
+    users: Array,
+    items: Array,
+    ratings: Array,
+    l2: Array,
+    alpha: Array | None,
+    *,
+    shape: tuple[int, int],
+    rank: int,
+    iterations: int,
+) -> Recommender:
+    """Both kinds of `als`; explicit where alpha is None."""
+    explicit = alpha is None
+    dtype, wide = ratings.dtype, _checks.wide(ratings.dtype)
+    n, m = shape
+    ok = jnp.isfinite(ratings).all() & (explicit | (ratings > 0).all())
+    for ids, count in ((users, n), (items, m)):
+        ok &= ((ids >= 0) & (ids < count)).all()
+    users, items = (jnp.clip(x, 0, c - 1) for x, c in zip((users, items), shape, strict=True))
+    users, items = users.astype(jnp.int32), items.astype(jnp.int32)
+    ratings = ratings.astype(wide)
+    mean = ratings.mean() if explicit else jnp.zeros((), wide)
+    by_user, by_item = _sort(users, items, ratings, n), _sort(items, users, ratings, m)
+    # An explicit side's bias is column `rank`; zeros fill up, as products like multiples of 8.
+    width = 8 * (rank // 8 + 1) if explicit else rank
+    ridge = jnp.asarray(l2, wide) * jnp.eye(width, dtype=wide)
+
+    def against(rows: _Sorted, other: Array) -> Array:
+        """One side, the other being fixed."""
+        if explicit:
+            target = rows.ratings - mean - other[:, rank][rows.columns]
+            return _solve(rows, other.at[:, rank].set(1), target, None, ridge)
+        weight = jnp.asarray(alpha, wide) * rows.ratings
+        unseen = jnp.einsum("ir,is->rs", other, other, precision="highest")
+        return _solve(rows, other, rows.first + weight, weight, unseen + ridge)
+
+    def sweep(_: Array | int, sides: tuple[Array, Array]) -> tuple[Array, Array]:
+        with jax.named_scope("users"):
+            user_side = against(by_user, sides[1])
+        with jax.named_scope("items"):
+            return user_side, against(by_item, user_side)
+
+    drawn = jax.random.normal(key, (m, rank), wide) / math.sqrt(rank)
+    begin = jnp.zeros((n, width), wide), jnp.zeros((m, width), wide).at[:, :rank].set(drawn)
+    sides = lax.fori_loop(0, iterations, sweep, begin)
+    ok &= jnp.isfinite(sides[0]).all() & jnp.isfinite(sides[1]).all()
+    told = lambda x: jnp.where(ok, x, jnp.nan).astype(dtype)
+    users_side, items_side = (
+        Side(told(x[:, :rank]), told(x[:, rank] if explicit else jnp.zeros(len(x), wide)))
+        for x in sides
+    )
+    return Recommender(users_side, items_side, told(mean), ok)
+
+
+def _sort(rows: Array, columns: Array, ratings: Array, n: int) -> _Sorted:
+    rows, columns, ratings = lax.sort((rows, columns, ratings), num_keys=2)
+    again = (rows[1:] == rows[:-1]) & (columns[1:] == columns[:-1])
+    first = jnp.concatenate([jnp.ones(1, bool), ~again]).astype(ratings.dtype)
+    start = jnp.searchsorted(rows, jnp.arange(n + 1, dtype=rows.dtype)).astype(jnp.int32)
+    length = _plan(len(rows), n, 1).length
+    runs = (jnp.diff(start) + length - 1) // length
+    run_start = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(runs, dtype=jnp.int32)])
+    # At most this many runs, however the ratings fall on the rows.
+    run_row = jnp.repeat(
+        jnp.arange(n, dtype=jnp.int32), runs, total_repeat_length=len(rows) // length + n
+    )
+    return _Sorted(columns, ratings, first, start, run_start, run_row)
+
+
+class _Plan(NamedTuple):
+    """How long a run is, how many rows are solved together, from how many runs at a time.
+
+    No array has more than 2²¹ numbers (one row's matrix at least), whatever e and n are.
+    """
+
+    length: int
+    block: int
+    chunk: int
+
+
+def _plan(e: int, n: int, width: int) -> _Plan:
+    # Long runs make better products, short ones leave less of a row's last run empty.
+    length = 2 ** min(7, max(2, round(math.log2(4 * math.sqrt(e / n)))))
+    block = min(n, max(1, 2**21 // width**2))
+    chunk = min(e // length + n, max(1, 2**19 // (width * max(width, length))))
+    return _Plan(length, block, chunk)
+
+
+def _solve(
+    rows: _Sorted, other: Array, target: Array, weight: Array | None, base: Array
+) -> Array:
+    r"""Least squares for every row: $(B + \sum_j w_j y_j y_j^\top) x = \sum_j t_j y_j$."""
+    # Each row's matrix is summed up from runs of its ratings, then a block is solved at once.
+    n, e, width = len(rows.start) - 1, len(target), other.shape[1]
+    length, block, chunk = _plan(e, n, width)
+    highest = partial(jnp.einsum, precision="highest")
+
+    def solve_block(first: Array) -> Array:
+        begin, end = rows.run_start[first], rows.run_start[jnp.minimum(first + block, n)]
+
+        def add_chunk(i: Array | int, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+            run = begin + i * chunk + jnp.arange(chunk, dtype=jnp.int32)
+            row = rows.run_row.at[run].get(mode="clip")
+            entry = rows.start[row] + (run - rows.run_start[row]) * length
+            entry = entry[:, None] + jnp.arange(length, dtype=jnp.int32)
+            real = (run < end)[:, None] & (entry < rows.start[row + 1][:, None])
+            entry = jnp.minimum(entry, e - 1)
+            y = other[rows.columns[entry]]
+            w = real if weight is None else jnp.where(real, weight[entry], 0)
+            t = jnp.where(real, target[entry], 0)
+            gram = highest("jlr,jls->jrs", y * w[..., None].astype(y.dtype), y)
+            moment = highest("jl,jlr->jr", t, y)
+            place = jnp.where(run < end, row - first, block)
+            add = lambda total, part: total.at[place].add(
+                part, mode="drop", indices_are_sorted=True
+            )
+            return add(sums[0], gram), add(sums[1], moment)
+
+        zeros = (
+            jnp.zeros((block, *shape), other.dtype) for shape in ((width, width), (width,))
+        )
+        gram, moment = lax.fori_loop(
+            0, (end - begin + chunk - 1) // chunk, add_chunk, tuple(zeros)
+        )
+        factor = lax.linalg.cholesky(gram + base, symmetrize_input=False)
+        return jax.scipy.linalg.cho_solve((factor, True), moment[..., None])[..., 0]
+
+    blocks = -(-n // block)
+    found = lax.map(solve_block, block * jnp.arange(blocks, dtype=jnp.int32))
+    return found.reshape(blocks * block, width)[:n]
+
+
+def _rows(side: Side, ids: Array) -> tuple[Array, Array]:
+    """Factors and bias of some rows, NaN where there is no such row."""
+    there = (ids >= 0) & (ids < len(side.bias))
+    factors, bias = side.factors[ids], side.bias[ids]
+    return jnp.where(there[..., None], factors, jnp.nan), jnp.where(there, bias, jnp.nan)
+
+
+def _known(value: object) -> bool:
+    """Whether a value can be looked at: not under a transformation."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def _checked(
+    function: str,
+    key: Array,
+    users: Ids,
+    items: Ids,
+    ratings: Array | np.ndarray,
+    shape: tuple[int, int],
+    rank: int,
+    l2: Number,
+    iterations: int,
+) -> tuple[Array, Array, Array]:
+    """The three arrays on the device, once everything that can be asked of them holds."""
+    _checks.random_key(function, key)
+    if not isinstance(shape, tuple) or len(shape) != 2:
+        raise ValueError(f"{function}: shape must be (users, items), got {shape!r}.")
+    _checks.positive(
+        function,
+        **{"shape[0]": shape[0], "shape[1]": shape[1]},
+        rank=rank,
+        iterations=iterations,
+    )
+    users, items, ratings = (
+        jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in (users, items, ratings)
+    )
+    value = "ratings" if function == "als" else "amounts"
+    _checks.floats(function, **{value: ratings})
+    _checks.arrays(function, users=users, items=items)
+    _ids(function, users=users, items=items)
+    if not users.shape == items.shape == ratings.shape or users.ndim != 1:
+        raise ValueError(
+            f"{function}: users {users.shape}, items {items.shape} and {value} "
+            f"{ratings.shape} must be vectors of one length, an entry for each rating."
+        )
+    for name, ids, count in (("users", users, shape[0]), ("items", items, shape[1])):
+        if (
+            _known(ids)
+            and not 0 <= (least := int(ids.min())) <= (most := int(ids.max())) < count
+        ):
+            raise ValueError(
+                f"{function}: {name} must be numbers from 0 to {count - 1} for shape {shape}, "
+                f"got {least if least < 0 else most}; np.unique(ids, return_inverse=True) "
+                "numbers any ids."
+            )
+    if _known(ratings) and (bad := int(jnp.sum(~jnp.isfinite(ratings)))):
+        raise ValueError(
+            f"{function}: {value} must be finite, got {bad} that are not; leave missing "
+            "ratings out."
+        )
+    if _known(l2) and not 0 < l2 < np.inf:
+        raise ValueError(f"{function}: l2 must be finite and above 0, got {l2}.")
+    return users, items, ratings
+
+
+def _ids(function: str, **ids: Array | int) -> tuple[Array, ...]:
+    for name, value in ids.items():
+        if not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+            raise TypeError(
+                f"{function}: {name} must be integers, numbers of rows from 0 up, got "
+                f"{jnp.result_type(value)}."
+            )
+    return tuple(map(jnp.asarray, ids.values()))

@@ -1,0 +1,1045 @@
+# ruff: noqa: DOC502 (what Raises promises is raised in _checks)
+r"""Blocks of attention and MLP: a GPT that trains, writes and reads GPT-2's files, and a ViT.
+
+A block adds to each vector what attention and then an MLP make of it, each on normed input
+(pre-norm, GPT-2's order). The parameters of all blocks are stacked on a leading axis and run
+under one `jax.lax.scan`, so that compilation takes as long for twelve blocks as for one.
+Arithmetic runs in the dtype of the parameters; norms and softmax in float32 at least.
+
+Letters: n sequences, t tokens, v vocabulary, d_model width, h heads.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from jax import export
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Integer, PyTree
+
+from lintoolkit import _checks
+from lintoolkit.attention import (
+    attention,
+    init_multi_head,
+    multi_head_attention,
+    multi_head_attention_flops,
+)
+from lintoolkit.layers import (
+    AnyKey,
+    dense,
+    dense_flops,
+    embed,
+    init_dense,
+    init_mlp,
+    layer_norm,
+    mlp,
+    mlp_flops,
+    patches,
+)
+
+EPSILON = 1e-5  # GPT-2's, in every norm
+TABLE_SCALE = 0.02  # GPT-2's standard deviation of fresh token and position vectors
+BUCKET = 16  # tokens that any prompt is padded to at least
+
+# GPT-2's names of tensors, and where we keep them: once, and in every block. Several places
+# stand side by side in one tensor.
+PREFIX = "transformer."
+OUTSIDE: dict[str, tuple] = {
+    "wte.weight": ("tokens", "embedding"),
+    "wpe.weight": ("positions", "embedding"),
+    "ln_f.weight": ("norm", "scale"),
+    "ln_f.bias": ("norm", "bias"),
+}
+INSIDE: dict[str, list[tuple]] = {
+    "ln_1.weight": [("attention_norm", "scale")],
+    "ln_1.bias": [("attention_norm", "bias")],
+    "attn.c_attn.weight": [("attention", x, "kernel") for x in ("query", "key", "value")],
+    "attn.c_attn.bias": [("attention", x, "bias") for x in ("query", "key", "value")],
+    "attn.c_proj.weight": [("attention", "out", "kernel")],
+    "attn.c_proj.bias": [("attention", "out", "bias")],
+    "ln_2.weight": [("mlp_norm", "scale")],
+    "ln_2.bias": [("mlp_norm", "bias")],
+    "mlp.c_fc.weight": [("mlp", 0, "kernel")],
+    "mlp.c_fc.bias": [("mlp", 0, "bias")],
+    "mlp.c_proj.weight": [("mlp", 1, "kernel")],
+    "mlp.c_proj.bias": [("mlp", 1, "bias")],
+}
+# What transformers' config.json may say otherwise of a network with the same tensors.
+GPT2 = {
+    "model_type": "gpt2",
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": EPSILON,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "tie_word_embeddings": True,
+}
+
+
+@flax.struct.dataclass
+class GPTConfig:
+    """The shape of a GPT; the defaults are GPT-2 small's.
+
+    Attributes:
+        vocabulary: Tokens.
+        context: Positions, the longest sequence.
+        blocks: Transformer blocks.
+        heads: Heads a block; divides ``width``.
+        width: Of the vectors, d_model; the MLPs are four times as wide.
+    """
+
+    vocabulary: int = flax.struct.field(default=50257, pytree_node=False)
+    context: int = flax.struct.field(default=1024, pytree_node=False)
+    blocks: int = flax.struct.field(default=12, pytree_node=False)
+    heads: int = flax.struct.field(default=12, pytree_node=False)
+    width: int = flax.struct.field(default=768, pytree_node=False)
+
+
+@flax.struct.dataclass
+class ViTConfig:
+    """The shape of a vision transformer; the defaults are ViT-B/16's.
+
+    Attributes:
+        image: Height, width and channels of the images.
+        patch: Side of a patch in pixels; divides height and width.
+        classes: Scores a ViT gives.
+        blocks: Transformer blocks.
+        heads: Heads a block; divides ``width``.
+        width: Of the vectors, d_model; the MLPs are four times as wide.
+    """
+
+    image: tuple[int, int, int] = flax.struct.field(default=(224, 224, 3), pytree_node=False)
+    patch: int = flax.struct.field(default=16, pytree_node=False)
+    classes: int = flax.struct.field(default=1000, pytree_node=False)
+    blocks: int = flax.struct.field(default=12, pytree_node=False)
+    heads: int = flax.struct.field(default=12, pytree_node=False)
+    width: int = flax.struct.field(default=768, pytree_node=False)
+
+
+class Part(NamedTuple):
+    """What one kind of part has in all blocks: numbers to learn, FLOP of its products."""
+
+    parameters: int
+    flops: int
+
+
+class Generation(NamedTuple):
+    """What `generate` wrote: tokens, and the log-probability of each under the model."""
+
+    tokens: Integer[Array, "*batch steps"]
+    log_probs: Float[Array, "*batch steps"]
+
+
+export.register_namedtuple_serialization(
+    Generation, serialized_name="lintoolkit.transformer.Generation"
+)
+
+
+class Pretrained(NamedTuple):
+    """A GPT from a file: its parameters and its shape."""
+
+    params: dict[str, PyTree]
+    config: GPTConfig
+
+
+@partial(jax.jit, static_argnames=("d_model", "heads", "depth", "dtype"))
+@jax.named_scope("init_block")
+def init_block(
+    key: AnyKey,
+    d_model: int,
+    heads: int,
+    *,
+    depth: int = 1,
+    dtype: DTypeLike = jnp.float32,
+) -> dict[str, PyTree]:
+    r"""Draw the parameters of one transformer block.
+
+    Layers as `init_multi_head` and `init_mlp` with widths d, 4 d, d draw them; the two
+    kernels whose output is added to the vectors are divided by $\sqrt{2 L}$ with L = ``depth``,
+    so that a stack of L blocks keeps the size of its vectors.
+
+    Args:
+        key: A typed key (`jax.random.key`) or a legacy one.
+        d_model: Width of the vectors.
+        heads: Divides ``d_model``. The parameters do not depend on it.
+        depth: Blocks in the stack that this one is for.
+        dtype: Of the parameters.
+
+    Returns:
+        Parameters under "attention_norm", "attention", "mlp_norm" and "mlp".
+
+    Raises:
+        TypeError: If ``key`` is not one key, or ``dtype`` is not floating.
+        ValueError: If ``heads`` does not divide ``d_model``, or a size is below 1.
+
+    Cost:
+        12 d_model² draws; no products.
+
+    Examples:
+        >>> params = init_block(jax.random.key(0), 6, 2)
+        >>> sum(leaf.size for leaf in jax.tree.leaves(params)) == 12 * 6**2 + 13 * 6
+        True
+
+    References:
+        Radford et al., Language Models are Unsupervised Multitask Learners (2019),
+        section 2.3.
+    """
+    _checks.random_key("init_block", key)
+    _checks.positive("init_block", depth=depth)
+    for_attention, for_mlp = jax.random.split(key)
+    into = init_multi_head(for_attention, d_model, heads, bias=True, dtype=dtype)
+    first, second = init_mlp(for_mlp, (d_model, 4 * d_model, d_model), dtype=dtype)
+    for layer in (into["out"], second):
+        layer["kernel"] /= math.sqrt(2 * depth)
+    return {
+        "attention_norm": _init_norm(d_model, dtype),
+        "attention": into,
+        "mlp_norm": _init_norm(d_model, dtype),
+        "mlp": (first, second),
+    }
+
+
+@partial(jax.jit, static_argnames=("heads", "causal"))
+@jax.named_scope("block")
+def block(
+    params: Mapping[str, PyTree],
+    x: Float[Array, "*batch t d_model"],
+    *,
+    heads: int,
+    causal: bool = False,
+) -> Float[Array, "*batch t d_model"]:
+    r"""Apply one pre-norm transformer block.
+
+    $y = x + \mathrm{attention}(\mathrm{norm}(x))$, and then
+    $z = y + W_2\,\mathrm{gelu}(W_1\,\mathrm{norm}(y))$, with the tanh form of the GELU.
+
+    Args:
+        params: What `init_block` returns.
+        x: A sequence of rows; leading axes ride along.
+        heads: Divides d_model.
+        causal: Hide the later rows from each row.
+
+    Returns:
+        One row a row of ``x``, in its dtype.
+
+    Raises:
+        TypeError: If an operand is not floating.
+        ValueError: If the shapes do not fit, or keys are missing or unknown.
+
+    Cost:
+        24 t d_model² FLOP in the layers and the attention's, see `block_flops`.
+
+    Examples:
+        >>> params = init_block(jax.random.key(0), 6, 2)
+        >>> block(params, jnp.ones((5, 6)), heads=2, causal=True).shape
+        (5, 6)
+
+    References:
+        Radford et al., Language Models are Unsupervised Multitask Learners (2019),
+        section 2.3.
+    """
+    attend = partial(multi_head_attention, heads=heads, causal=causal)
+    return _block(params, x, lambda params, x: (attend(params, x), None))[0]
+
+
+def block_flops(*, t: int, d_model: int) -> int:
+    """FLOP of the products of one `block` on one sequence.
+
+    Args:
+        t: Rows of the sequence.
+        d_model: Their width.
+
+    Returns:
+        `multi_head_attention_flops`, and 16 t d_model² for the MLP.
+    """
+    widths = (d_model, 4 * d_model, d_model)
+    attending = multi_head_attention_flops(t=t, d_model=d_model)
+    return attending + mlp_flops(n=t, widths=widths, bias=False)
+
+
+@partial(jax.jit, static_argnames=("config", "dtype"))
+@jax.named_scope("init_gpt")
+def init_gpt(
+    key: AnyKey, config: GPTConfig, *, dtype: DTypeLike = jnp.float32
+) -> dict[str, PyTree]:
+    r"""Draw the parameters of a GPT.
+
+    Token and position vectors are $\mathcal{N}(0, 0.02^2)$; each block is an `init_block` of
+    its own key, stacked on a leading axis. The token table maps back to scores too, so there
+    is no output layer.
+
+    Args:
+        key: A typed key (`jax.random.key`) or a legacy one.
+        config: The shape.
+        dtype: Of the parameters.
+
+    Returns:
+        Parameters under "tokens", "positions", "blocks" and "norm".
+
+    Raises:
+        TypeError: If ``key`` is not one key, or ``dtype`` is not floating.
+        ValueError: If heads do not divide the width, or a size is below 1.
+
+    Cost:
+        One draw a number of the tables and kernels; no products.
+
+    Examples:
+        >>> shapes = jax.eval_shape(lambda key: init_gpt(key, GPTConfig()), jax.random.key(0))
+        >>> sum(leaf.size for leaf in jax.tree.leaves(shapes))  # GPT-2 small
+        124439808
+
+    References:
+        Radford et al., Language Models are Unsupervised Multitask Learners (2019),
+        section 2.3.
+    """
+    _checks.random_key("init_gpt", key)
+    _checks.positive("init_gpt", vocabulary=config.vocabulary, context=config.context)
+    _checks.float_dtype("init_gpt", dtype)
+    normal = jax.nn.initializers.normal(TABLE_SCALE)
+    for_tokens, for_positions, for_blocks = jax.random.split(key, 3)
+    return {
+        "tokens": {"embedding": normal(for_tokens, (config.vocabulary, config.width), dtype)},
+        "positions": {
+            "embedding": normal(for_positions, (config.context, config.width), dtype)
+        },
+        "blocks": _init_blocks("init_gpt", for_blocks, config, dtype),
+        "norm": _init_norm(config.width, dtype),
+    }
+
+
+def gpt(
+    params: Mapping[str, PyTree],
+    tokens: Integer[Array, "*batch t"],
+    *,
+    config: GPTConfig,
+    remat: bool = False,
+) -> Float[Array, "*batch t v"]:
+    r"""Score every token of the vocabulary as the next one, at every position.
+
+    $x = E_{\mathrm{tokens}} + P_{0 \ldots t-1}$, then the blocks, each causal, then
+    $\mathrm{logits} = \mathrm{norm}(x)\, E^\top$: the token table E reads and writes.
+
+    Args:
+        params: What `init_gpt` or `load_gpt2` returns.
+        tokens: Numbers of tokens; leading axes ride along. Outside the vocabulary they are
+            refused where their values are known; under jit they make their sequence NaN.
+        config: The shape that ``params`` have.
+        remat: Recompute each block in the backward pass instead of keeping what is inside.
+
+    Returns:
+        The scores before the softmax, in the dtype of the parameters.
+
+    Raises:
+        TypeError: If the tokens are not integers.
+        ValueError: If a token is not in the vocabulary, there are more than ``context``, or
+            parameters are missing or have another shape.
+
+    Cost:
+        One `block_flops` a block and 2 t d_model v for the scores, see `gpt_flops`.
+
+    Examples:
+        >>> config = GPTConfig(vocabulary=11, context=8, blocks=2, heads=2, width=6)
+        >>> params = init_gpt(jax.random.key(0), config)
+        >>> gpt(params, jnp.array([3, 1, 4]), config=config).shape
+        (3, 11)
+
+    References:
+        Radford et al., Language Models are Unsupervised Multitask Learners (2019),
+        section 2.3.
+    """
+    _check_tokens("gpt", tokens, config)
+    return _gpt(params, tokens, config=config, remat=remat)
+
+
+@partial(jax.jit, static_argnames=("config", "remat"))
+@jax.named_scope("gpt")
+def _gpt(
+    params: Mapping[str, PyTree], tokens: Array, *, config: GPTConfig, remat: bool
+) -> Array:
+    _check_params("gpt", params, config)
+    x = _read(params, tokens, jnp.arange(tokens.shape[-1]))
+    x = _run(params["blocks"], x, heads=config.heads, causal=True, remat=remat)
+    return _write(params, x)
+
+
+def gpt_flops(*, config: GPTConfig, n: int, t: int) -> int:
+    """FLOP of the products of one `gpt`, the sum of `gpt_parts`.
+
+    Args:
+        config: The shape.
+        n: Sequences.
+        t: Tokens a sequence.
+
+    Returns:
+        n times blocks `block_flops` and the scores' 2 t d_model v.
+    """
+    return sum(part.flops for part in gpt_parts(config, n=n, t=t).values())
+
+
+def gpt_parts(config: GPTConfig, *, n: int = 1, t: int | None = None) -> dict[str, Part]:
+    """Tell which parts of a GPT hold its parameters, and which do its work.
+
+    A table with a line a kind of part, all blocks together; its columns are, for width d,
+    parameters = v d, context d, L (4 d² + 4 d), L (8 d² + 5 d), (4 L + 2) d and 0, and FLOP of
+    products as in `gpt_flops`.
+
+    Args:
+        config: The shape.
+        n: Sequences.
+        t: Tokens a sequence; the whole context if None.
+
+    Returns:
+        Parameters and FLOP of "tokens", "positions", "attention", "mlp", "norms" and "head".
+
+    Raises:
+        ValueError: If ``n`` or ``t`` is below 1.
+
+    Cost:
+        Whole-number arithmetic on the host.
+
+    Examples:
+        >>> parts = gpt_parts(GPTConfig())
+        >>> sum(part.parameters for part in parts.values())
+        124439808
+        >>> parts["mlp"]
+        Part(parameters=56669184, flops=115964116992)
+
+    References:
+        Kaplan et al., Scaling Laws for Neural Language Models (2020), section 2.1,
+        arXiv:2001.08361.
+    """
+    t = config.context if t is None else t
+    _checks.positive("gpt_parts", n=n, t=t)
+    d, many = config.width, config.blocks
+    attending = multi_head_attention_flops(t=t, d_model=d)
+    mapping = block_flops(t=t, d_model=d) - attending
+    scoring = dense_flops(n=n * t, d_in=d, d_out=config.vocabulary, bias=False)
+    return {
+        "tokens": Part(config.vocabulary * d, 0),
+        "positions": Part(config.context * d, 0),
+        "attention": Part(many * (4 * d**2 + 4 * d), many * n * attending),
+        "mlp": Part(many * (8 * d**2 + 5 * d), many * n * mapping),
+        "norms": Part((4 * many + 2) * d, 0),
+        "head": Part(0, scoring),
+    }
+
+
+def generate(
+    key: AnyKey,
+    params: Mapping[str, PyTree],
+    prompt: Integer[Array, "*batch t"],
+    *,
+    config: GPTConfig,
+    steps: int,
+    temperature: float | int = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Generation:
+    r"""Write on from a prompt, one token after the other.
+
+    Each token is drawn with $p = \mathrm{softmax}(\mathrm{logits} / \tau)$, truncated, from the
+    last logits that `gpt` gives on all before it, at the temperature τ. Keys and values of the
+    past are kept in arrays of fixed length, so that a step costs one token's work, and all
+    steps are one `jax.lax.scan`. The prompt is padded to a power of two, 16 at least: one
+    compilation serves all lengths up to it.
+
+    Args:
+        key: A typed key (`jax.random.key`) or a legacy one.
+        params: What `init_gpt` or `load_gpt2` returns.
+        prompt: Numbers of tokens, at least one; leading axes ride along.
+        config: The shape that ``params`` have.
+        steps: Tokens to write.
+        temperature: Below 1 sharpens the choice; 0 takes the likeliest and ignores the rest.
+        top_k: As in `truncate_logits`.
+        top_p: As in `truncate_logits`, after ``top_k``, at this temperature.
+
+    Returns:
+        The tokens written, without the prompt, and the log-probability that `gpt` gives each
+        (before temperature and truncation), in the dtype of the parameters.
+
+    Raises:
+        TypeError: If ``key`` is not one key, or the tokens are not integers.
+        ValueError: If a token is not in the vocabulary, prompt and steps exceed the context,
+            an option is out of its range, or parameters are missing or have another shape.
+
+    Cost:
+        `gpt_flops` of the padded prompt, and about two FLOP a parameter a token.
+
+    Examples:
+        >>> config = GPTConfig(vocabulary=11, context=8, blocks=2, heads=2, width=6)
+        >>> params = init_gpt(jax.random.key(0), config)
+        >>> prompt, key = jnp.array([3, 1]), jax.random.key(1)
+        >>> generate(key, params, prompt, config=config, steps=4).tokens.shape
+        (4,)
+
+    References:
+        Holtzman et al., The Curious Case of Neural Text Degeneration (2020), section 3,
+        arXiv:1904.09751.
+    """
+    _checks.random_key("generate", key)
+    _check_tokens("generate", prompt, config)
+    _checks.positive("generate", steps=steps)
+    t = prompt.shape[-1]
+    if t + steps > config.context:
+        raise ValueError(
+            f"generate: prompt and steps must fit the context, {config.context}, got {t} + "
+            f"{steps}; take the prompt's end, prompt[..., -n:], or fewer steps."
+        )
+    if not temperature >= 0:
+        raise ValueError(f"generate: temperature must be at least 0, got {temperature!r}.")
+    _check_truncation("generate", config.vocabulary, top_k, top_p)
+    bucket = min(config.context, max(BUCKET, 1 << (t - 1).bit_length()))
+    padded = jnp.pad(prompt, [(0, 0)] * (prompt.ndim - 1) + [(0, bucket - t)])
+    heat = temperature if temperature else None
+    return _generate(
+        key,
+        params,
+        padded,
+        jnp.asarray(t),
+        heat,
+        top_p,
+        config=config,
+        steps=steps,
+        top_k=top_k,
+    )
+
+
+@partial(jax.jit, static_argnames=("config", "steps", "top_k"))
+@jax.named_scope("generate")
+def _generate(
+    key: Array,
+    params: Mapping[str, PyTree],
+    prompt: Array,
+    length: Array,
+    temperature: ArrayLike | None,
+    top_p: ArrayLike | None,
+    *,
+    config: GPTConfig,
+    steps: int,
+    top_k: int | None,
+) -> Generation:
+    _check_params("generate", params, config)
+    size = min(prompt.shape[-1] + steps, config.context)
+
+    def heads(params: PyTree, x: Array) -> list[Array]:
+        split = lambda y: y.reshape(*y.shape[:-1], config.heads, -1)
+        return [split(dense(params[name], x)) for name in ("query", "key", "value")]
+
+    def attend(params: PyTree, x: Array) -> tuple[Array, list[Array]]:
+        q, k, v = heads(params, x)
+        y = attention(q, k, v, causal=True).reshape(x.shape)
+        room = [(0, 0)] * (k.ndim - 3) + [(0, size - k.shape[-3]), (0, 0), (0, 0)]
+        return dense(params["out"], y), [jnp.pad(past, room) for past in (k, v)]
+
+    def attend_past(
+        params: PyTree, x: Array, *, past: list[Array], position: Array
+    ) -> tuple[Array, list[Array]]:
+        q, *new = heads(params, x)
+        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=position, axis=-3)
+        k, v = (put(old, one) for old, one in zip(past, new, strict=True))
+        y = attention(q, k, v, mask=jnp.arange(size) <= position).reshape(x.shape)
+        return dense(params["out"], y), [k, v]
+
+    # Apart, or every step would cut the blocks' parameters out of the stack anew.
+    blocks = [jax.tree.map(lambda x, i=i: x[i], params["blocks"]) for i in range(config.blocks)]
+
+    def step(carry: tuple[Array, list], i: Array) -> tuple[tuple[Array, list], Generation]:
+        logits, cache = carry
+        log_probs = jax.nn.log_softmax(logits.astype(_checks.wide(logits.dtype)))
+        if temperature is None:
+            token = log_probs.argmax(axis=-1)
+        else:
+            kept = truncate_logits(log_probs / temperature, top_k=top_k, top_p=top_p)
+            token = jax.random.categorical(jax.random.fold_in(key, i), kept)
+        likely = jnp.take_along_axis(log_probs, token[..., None], axis=-1)[..., 0]
+        position, after = length + i, []
+        x = _read(params, token[..., None], position[None])
+        for block_params, past in zip(blocks, cache, strict=True):
+            look = partial(attend_past, past=past, position=position)
+            x, past = _block(block_params, x, look)
+            after.append(past)
+        written = Generation(token.astype(prompt.dtype), likely.astype(logits.dtype))
+        return (_write(params, x)[..., 0, :], after), written
+
+    x = _read(params, prompt, jnp.arange(prompt.shape[-1]))
+    x, cache = jax.lax.scan(lambda x, params: _block(params, x, attend), x, params["blocks"])
+    last = jax.lax.dynamic_index_in_dim(x, length - 1, axis=-2, keepdims=False)
+    apart = [[past[i] for past in cache] for i in range(config.blocks)]
+    _, written = jax.lax.scan(step, (_write(params, last), apart), jnp.arange(steps))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), written)
+
+
+@partial(jax.jit, static_argnames=("top_k",))
+@jax.named_scope("truncate_logits")
+def truncate_logits(
+    logits: Float[Array, "*batch v"],
+    *,
+    top_k: int | None = None,
+    top_p: Float[Array, ""] | float | None = None,
+) -> Float[Array, "*batch v"]:
+    r"""Leave the likely tokens their scores and set the others to minus infinity.
+
+    First the ``top_k`` largest stay; of these, in falling order, those before which the
+    probabilities sum to less than ``top_p``: $\sum_{j<i} p_j < \mathrm{top\_p}$, with
+    $p = \mathrm{softmax}(\mathrm{logits})$, the smallest set that holds top_p of the whole.
+    The likeliest always stays, and whatever ties with the last that does.
+
+    Args:
+        logits: Scores before the softmax; leading axes ride along.
+        top_k: How many stay; all if None.
+        top_p: What probability stays at least, above 0 and up to 1; all if None.
+
+    Returns:
+        The scores, some of them minus infinity, in their dtype.
+
+    Raises:
+        TypeError: If the logits are not floating.
+        ValueError: If ``top_k`` is not in 1..v, or ``top_p`` not above 0 and up to 1.
+
+    Cost:
+        A sort of each row; no products.
+
+    Examples:
+        >>> logits = jnp.log(jnp.array([0.125, 0.5, 0.25, 0.125]))
+        >>> print(jnp.exp(truncate_logits(logits, top_k=2)))
+        [0.   0.5  0.25 0.  ]
+        >>> print(jnp.exp(truncate_logits(logits, top_p=0.5)))
+        [0.  0.5 0.  0. ]
+
+    References:
+        Holtzman et al., The Curious Case of Neural Text Degeneration (2020), section 3,
+        arXiv:1904.09751.
+    """
+    _checks.floats("truncate_logits", logits=logits)
+    if not logits.ndim:
+        raise ValueError("truncate_logits: logits must be (..., v), got one number.")
+    _check_truncation("truncate_logits", logits.shape[-1], top_k, top_p)
+    if top_k is not None:
+        last = jax.lax.top_k(logits, top_k)[0][..., -1:]
+        logits = jnp.where(logits < last, -jnp.inf, logits)
+    if top_p is not None:
+        falling = -jnp.sort(-logits)
+        chances = jax.nn.softmax(falling.astype(_checks.wide(logits.dtype)))
+        stays = chances.cumsum(axis=-1) - chances < top_p
+        last = jnp.where(stays, falling, jnp.inf).min(axis=-1, keepdims=True)
+        logits = jnp.where(logits < last, -jnp.inf, logits)
+    return logits
+
+
+def load_gpt2(path: str | os.PathLike, *, heads: int | None = None) -> Pretrained:
+    r"""Read a GPT from a safetensors file with GPT-2's names.
+
+    ``h.3.mlp.c_fc.weight``, of shape (d, 4 d) as in GPT-2's files, becomes row 3 of
+    params["blocks"]["mlp"][0]["kernel"], and so on; ``attn.c_attn`` holds queries, keys and
+    values side by side. The prefix ``transformer.`` may stand before each name.
+
+    Args:
+        path: The file, or a folder with a ``model.safetensors``.
+        heads: Heads a block. The tensors do not tell: if None, the file's own metadata do, as
+            `save_gpt2` writes them, or the ``config.json`` beside it, as transformers does.
+
+    Returns:
+        Parameters in the dtype of the file, and the shape that they have.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        TypeError: If tensors are not of one floating dtype.
+        ValueError: If the file is corrupt or cut short, a tensor is missing, unknown or of
+            another shape, nothing tells the heads, or the ``config.json`` describes a network
+            that GPT-2 is not. Nothing is returned then.
+
+    Cost:
+        One read of the file.
+
+    Examples:
+        >>> import tempfile
+        >>> config = GPTConfig(vocabulary=11, context=8, blocks=2, heads=2, width=6)
+        >>> params = init_gpt(jax.random.key(0), config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_gpt2(f"{folder}/model.safetensors", params, config=config)
+        ...     load_gpt2(folder).config == config
+        True
+
+    References:
+        Radford et al., Language Models are Unsupervised Multitask Learners (2019),
+        section 2.3.
+    """
+    path = Path(path)
+    path = path / "model.safetensors" if path.is_dir() else path
+    described = _read_description(path.with_name("config.json"))
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = {name.removeprefix(PREFIX): name for name in file.keys()}  # noqa: SIM118
+            if len(names) < len(file.keys()):
+                raise ValueError(
+                    f"load_gpt2: {path} has tensors both with and without {PREFIX!r}."
+                )
+            tensors = {
+                ours: file.get_tensor(theirs)
+                for ours, theirs in names.items()
+                if not ours.endswith((".attn.bias", ".attn.masked_bias"))  # masks, not learned
+            }
+            described |= file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"load_gpt2: {path} is not a whole safetensors file ({error}); fetch it again."
+        ) from None
+    config = _infer_config(path, tensors, heads or int(described.get("n_head", 0)))
+    head = tensors.pop("lm_head.weight", None)
+    wanted, got = _gpt2_shapes(config), {name: x.shape for name, x in tensors.items()}
+    wrong = [
+        f"{name} must be {wanted.get(name, 'absent')}, got {got.get(name, 'nothing')}"
+        for name in sorted(wanted | got)
+        if wanted.get(name) != got.get(name)
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(f"load_gpt2: {path} is no GPT-2: {'; '.join(wrong[:3])}{more}.")
+    if head is not None and not np.array_equal(head, tensors["wte.weight"]):
+        raise ValueError(
+            f"load_gpt2: {path} has an lm_head.weight other than wte.weight; GPT-2 reads and "
+            "writes with one table."
+        )
+    dtypes = list({x.dtype for x in tensors.values()})
+    if len(dtypes) > 1 or not jnp.issubdtype(dtypes[0], jnp.floating):
+        raise TypeError(f"load_gpt2: tensors must be of one floating dtype, got {dtypes}.")
+    return Pretrained(_from_gpt2(tensors, config), config)
+
+
+def save_gpt2(
+    path: str | os.PathLike, params: Mapping[str, PyTree], *, config: GPTConfig
+) -> None:
+    r"""Write a GPT to a safetensors file with GPT-2's names.
+
+    The inverse of `load_gpt2`: row i of each stacked parameter becomes a tensor under
+    ``h.i.``, and c_attn.weight = [query, key, value] side by side. Whoever opens the file sees
+    the old one or the whole new one; with a ``config.json`` beside it, transformers reads it.
+
+    Args:
+        path: The file, replaced if it exists.
+        params: What `init_gpt` returns.
+        config: The shape that ``params`` have; its heads go into the file's metadata.
+
+    Raises:
+        ValueError: If parameters are missing or have another shape.
+
+    Cost:
+        One write of the file.
+
+    Examples:
+        >>> import tempfile
+        >>> config = GPTConfig(vocabulary=11, context=8, blocks=2, heads=2, width=6)
+        >>> params = init_gpt(jax.random.key(0), config)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_gpt2(f"{folder}/a", params, config=config)
+        ...     with safetensors.safe_open(f"{folder}/a", framework="numpy") as file:
+        ...         file.get_slice("h.1.attn.c_attn.weight").get_shape()
+        [6, 18]
+
+    References:
+        Radford et al., Language Models are Unsupervised Multitask Learners (2019),
+        section 2.3.
+    """
+    _check_params("save_gpt2", params, config)
+    tensors = {}
+    for name, where in OUTSIDE.items():
+        tensors[name] = _at(params, where)
+    for name, places in INSIDE.items():
+        stacks = [np.asarray(_at(params["blocks"], where)) for where in places]
+        for i, rows in enumerate(zip(*stacks, strict=True)):
+            tensors[f"h.{i}.{name}"] = np.concatenate(rows, axis=-1)
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    metadata = {"format": "pt", "n_head": str(config.heads)}
+    try:
+        safetensors.numpy.save_file(
+            {name: np.ascontiguousarray(x) for name, x in tensors.items()}, temporary, metadata
+        )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@partial(jax.jit, static_argnames=("config", "dtype"))
+@jax.named_scope("init_vit")
+def init_vit(
+    key: AnyKey, config: ViTConfig, *, dtype: DTypeLike = jnp.float32
+) -> dict[str, PyTree]:
+    r"""Draw the parameters of a vision transformer.
+
+    Dense layers from patches to vectors and from vectors to classes, position vectors
+    $\mathcal{N}(0, 0.02^2)$, and blocks as in `init_gpt`; one position a patch, n = (h / patch)
+    (w / patch).
+
+    Args:
+        key: A typed key (`jax.random.key`) or a legacy one.
+        config: The shape.
+        dtype: Of the parameters.
+
+    Returns:
+        Parameters under "patches", "positions", "blocks", "norm" and "head".
+
+    Raises:
+        TypeError: If ``key`` is not one key, or ``dtype`` is not floating.
+        ValueError: If heads do not divide the width, patches the image, or a size is below 1.
+
+    Cost:
+        One draw a number of the table and kernels; no products.
+
+    Examples:
+        >>> config = ViTConfig(image=(4, 6, 3), patch=2, classes=5, blocks=2, heads=2, width=8)
+        >>> init_vit(jax.random.key(0), config)["patches"]["kernel"].shape
+        (12, 8)
+
+    References:
+        Dosovitskiy et al., An Image is Worth 16x16 Words (2021), section 3.1,
+        arXiv:2010.11929.
+    """
+    _checks.random_key("init_vit", key)
+    h, w, c = config.image
+    _checks.positive("init_vit", h=h, w=w, c=c, patch=config.patch, classes=config.classes)
+    for_patches, for_positions, for_blocks, for_head = jax.random.split(key, 4)
+    normal = jax.nn.initializers.normal(TABLE_SCALE)
+    if h % config.patch or w % config.patch:
+        raise ValueError(f"init_vit: patch {config.patch} must divide the image, {h} x {w}.")
+    length = (h // config.patch) * (w // config.patch)
+    d_in = config.patch**2 * c
+    return {
+        "patches": init_dense(for_patches, d_in, config.width, dtype=dtype),
+        "positions": {"embedding": normal(for_positions, (length, config.width), dtype)},
+        "blocks": _init_blocks("init_vit", for_blocks, config, dtype),
+        "norm": _init_norm(config.width, dtype),
+        "head": init_dense(for_head, config.width, config.classes, dtype=dtype),
+    }
+
+
+@partial(jax.jit, static_argnames=("config", "remat"))
+@jax.named_scope("vit")
+def vit(
+    params: Mapping[str, PyTree],
+    image: Float[Array, "h w c"],
+    *,
+    config: ViTConfig,
+    remat: bool = False,
+) -> Float[Array, " classes"]:
+    r"""Score the classes of one image.
+
+    $x_i = \mathrm{patch}_i W + P_i$, then the blocks, each patch seeing all, then a dense
+    layer on the mean of the normed vectors.
+
+    Args:
+        params: What `init_vit` returns.
+        image: Channels last; ``jax.vmap`` takes many.
+        config: The shape that ``params`` have.
+        remat: Recompute each block in the backward pass instead of keeping what is inside.
+
+    Returns:
+        The scores before the softmax, in the dtype of ``image``.
+
+    Raises:
+        TypeError: If the image is not floating.
+        ValueError: If the image or parameters have another shape than ``config`` says.
+
+    Cost:
+        One `block_flops` a block, and the two layers', see `vit_flops`.
+
+    Examples:
+        >>> config = ViTConfig(image=(4, 6, 3), patch=2, classes=5, blocks=2, heads=2, width=8)
+        >>> vit(init_vit(jax.random.key(0), config), jnp.ones((4, 6, 3)), config=config).shape
+        (5,)
+
+    References:
+        Dosovitskiy et al., An Image is Worth 16x16 Words (2021), section 3.1 and appendix D.3,
+        arXiv:2010.11929.
+    """
+    _checks.floats("vit", image=image)
+    if image.shape != config.image:
+        raise ValueError(
+            f"vit: image must be (h, w, c) = {config.image} as in config, got {image.shape}; "
+            "jax.vmap takes many."
+        )
+    _check_params("vit", params, config)
+    x = dense(params["patches"], patches(image, size=config.patch))
+    x += params["positions"]["embedding"].astype(x.dtype)
+    x = _run(params["blocks"], x, heads=config.heads, causal=False, remat=remat)
+    x = layer_norm(params["norm"], x, epsilon=EPSILON)
+    return dense(params["head"], x.mean(axis=0))
+
+
+def vit_flops(*, config: ViTConfig) -> int:
+    """FLOP of the products of one `vit`.
+
+    Args:
+        config: The shape.
+
+    Returns:
+        Those of the patches' layer, one `block_flops` a block, and those of the head.
+    """
+    (h, w, c), d = config.image, config.width
+    t = (h // config.patch) * (w // config.patch)
+    into = dense_flops(n=t, d_in=config.patch**2 * c, d_out=d, bias=False)
+    out = dense_flops(n=1, d_in=d, d_out=config.classes, bias=False)
+    return into + config.blocks * block_flops(t=t, d_model=d) + out
+
+
+def _init_norm(d: int, dtype: DTypeLike) -> dict[str, Array]:
+    return {"scale": jnp.ones(d, dtype), "bias": jnp.zeros(d, dtype)}
+
+
+def _init_blocks(
+    function: str, key: Array, config: GPTConfig | ViTConfig, dtype: DTypeLike
+) -> dict[str, PyTree]:
+    _checks.positive(function, blocks=config.blocks)
+    draw = partial(
+        init_block, d_model=config.width, heads=config.heads, depth=config.blocks, dtype=dtype
+    )
+    return jax.lax.map(lambda key: draw(key), jax.random.split(key, config.blocks))
+
+
+def _block(
+    params: Mapping[str, PyTree], x: Array, attend: Callable[[PyTree, Array], tuple[Array, Any]]
+) -> tuple[Array, Any]:
+    # What attention keeps besides, such as keys and values, is handed on.
+    _checks.keys("block", params, required="attention_norm attention mlp_norm mlp")
+    normed = layer_norm(params["attention_norm"], x, epsilon=EPSILON)
+    y, kept = attend(params["attention"], normed)
+    x += y
+    normed = layer_norm(params["mlp_norm"], x, epsilon=EPSILON)
+    return x + mlp(params["mlp"], normed, activation=jax.nn.gelu), kept
+
+
+def _run(blocks: PyTree, x: Array, *, heads: int, causal: bool, remat: bool) -> Array:
+    step = lambda x, params: (block(params, x, heads=heads, causal=causal), None)
+    return jax.lax.scan(jax.checkpoint(step) if remat else step, x, blocks)[0]
+
+
+def _read(params: Mapping[str, PyTree], tokens: Array, positions: Array) -> Array:
+    return embed(params["tokens"], tokens) + embed(params["positions"], positions)
+
+
+def _write(params: Mapping[str, PyTree], x: Array) -> Array:
+    x = layer_norm(params["norm"], x, epsilon=EPSILON)
+    return dense({"kernel": params["tokens"]["embedding"].T}, x)
+
+
+def _check_tokens(function: str, tokens: Any, config: GPTConfig) -> None:
+    _checks.arrays(function, tokens=tokens)
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise TypeError(f"{function}: tokens must be integers, got {tokens.dtype}.")
+    if not tokens.ndim or tokens.shape[-1] > config.context:
+        raise ValueError(
+            f"{function}: tokens must be (..., t) with t at most the context, "
+            f"{config.context}, got shape {tokens.shape}."
+        )
+    if isinstance(tokens, jax.core.Tracer):
+        return
+    values = np.asarray(tokens)
+    low, high = values.min(), values.max()
+    if low < 0 or high >= config.vocabulary:
+        raise ValueError(
+            f"{function}: tokens must be in 0..{config.vocabulary - 1}, the vocabulary, got "
+            f"{low if low < 0 else high}; were they made by another tokenizer?"
+        )
+
+
+def _check_params(function: str, params: PyTree, config: GPTConfig | ViTConfig) -> None:
+    init = init_gpt if isinstance(config, GPTConfig) else init_vit
+    shapes = jax.eval_shape(lambda key: init(key, config), jax.random.key(0))
+    wanted, got = _shapes(shapes), _shapes(params)
+    for name in wanted | got:
+        if wanted.get(name) != got.get(name):
+            raise ValueError(
+                f"{function}: params{name} must be {wanted.get(name, 'absent')} by config, got "
+                f"{got.get(name, 'nothing')}; pass the config that made the parameters."
+            )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
+
+
+def _check_truncation(function: str, v: int, top_k: int | None, top_p: Any) -> None:
+    if top_k is not None:
+        _checks.positive(function, top_k=top_k)
+        if top_k > v:
+            raise ValueError(
+                f"{function}: top_k must be in 1..{v}, the vocabulary, got {top_k}."
+            )
+    # Under jit the value is not known.
+    if top_p is not None and not isinstance(top_p, jax.Array) and not 0 < top_p <= 1:
+        raise ValueError(f"{function}: top_p must be above 0 and at most 1, got {top_p!r}.")
+
+
+def _at(tree: Any, where: tuple) -> Any:
+    for step in where:
+        tree = tree[step]
+    return tree
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    # What transformers says of the network in its config.json, where there is one.
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"load_gpt2: {path} is not JSON ({error}).") from None
+    for name, value in GPT2.items():
+        if described.get(name, value) != value:
+            raise ValueError(
+                f"load_gpt2: {path} says {name} is {described[name]!r}; only GPT-2's own, "
+                f"{value!r}, is computed here."
+            )
+    return described
+
+
+def _infer_config(path: Path, tensors: Mapping[str, np.ndarray], heads: int) -> GPTConfig:
+    # The sizes that tensors tell; whether all agree with them is checked after.
+    for name in ("wte.weight", "wpe.weight"):
+        if name not in tensors or tensors[name].ndim != 2:
+            raise ValueError(
+                f"load_gpt2: {path} is no GPT-2: {name} must be a table (rows, d)."
+            )
+    (vocabulary, width), context = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
+    numbers = [name.split(".")[1] for name in tensors if name.startswith("h.")]
+    blocks = 1 + max((int(i) for i in numbers if i.isdecimal()), default=0)
+    if heads < 1 or width % heads:
+        raise ValueError(
+            f"load_gpt2: heads must divide the width, {width}, got {heads or 'none'}; where "
+            "neither metadata nor config.json tell, pass heads=: 12 for GPT-2 small."
+        )
+    return GPTConfig(
+        vocabulary=vocabulary, context=context, blocks=blocks, heads=heads, width=width
+    )
+
+
+def _gpt2_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    shapes = jax.eval_shape(lambda key: init_gpt(key, config), jax.random.key(0))
+    wanted = {name: _at(shapes, where).shape for name, where in OUTSIDE.items()}
+    for name, places in INSIDE.items():
+        _, *shape, width = _at(shapes["blocks"], places[0]).shape
+        for i in range(config.blocks):
+            wanted[f"h.{i}.{name}"] = (*shape, width * len(places))
+    return wanted
+
+
+def _from_gpt2(tensors: Mapping[str, np.ndarray], config: GPTConfig) -> dict[str, PyTree]:
+    shapes = jax.eval_shape(lambda key: init_gpt(key, config), jax.random.key(0))
+    leaves = {where: tensors[name] for name, where in OUTSIDE.items()}
+    for name, places in INSIDE.items():
+        stack = np.stack([tensors[f"h.{i}.{name}"] for i in range(config.blocks)])
+        parts = np.split(stack, len(places), axis=-1)
+        leaves |= {("blocks", *at): x for at, x in zip(places, parts, strict=True)}
+    step = lambda key: key.idx if isinstance(key, jax.tree_util.SequenceKey) else key.key
+    return jax.tree.map_with_path(
+        lambda path, _: jnp.asarray(leaves[tuple(map(step, path))]), shapes
+    )

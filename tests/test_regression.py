@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import DTYPES, assert_agrees, differs, draw, exact
+
+from lintoolkit.regression import least_squares, normal_equation, ridge
+
+N, D, K = 23, 5, 3
+each_fit = pytest.mark.parametrize("fit", [normal_equation, least_squares])
+
+
+def minimum(x, y, l2=0.0):
+    """By the singular values, in float64."""
+    u, s, vt = np.linalg.svd(exact(x), full_matrices=False)
+    return vt.T @ ((s / (s**2 + l2))[:, None] * (u.T @ exact(y).reshape(len(x), -1)))
+
+
+@each_fit
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fits_agree_with_the_pseudoinverse(rng, fit, dtype):
+    x, y = draw(rng, N, D, dtype=dtype), draw(rng, N, K, dtype=dtype)
+    found = fit(x, y)
+    assert_agrees(found.weights, minimum(x, y))
+    assert found.ok
+    assert_agrees(fit(x, y[:, 1]).weights, minimum(x, y)[:, 1])
+
+
+@each_fit
+def test_residuals_are_orthogonal_to_the_features(rng, fit):
+    x, y = draw(rng, N, D), draw(rng, N)
+    assert abs(x.T @ (y - x @ fit(x, y).weights)).max() < 1e-12
+    assert abs(x.T @ y).max() > 0.1  # control
+
+
+@pytest.mark.parametrize("n", [N, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_ridge_agrees_with_the_singular_values(rng, n, dtype):
+    x, y = draw(rng, n, D, dtype=dtype), draw(rng, n, K, dtype=dtype)
+    found = ridge(x, y, l2=5.0)
+    assert found.ok
+    assert_agrees(found.weights, minimum(x, y, 5.0))
+    assert differs(found.weights, minimum(x, y))  # control
+
+
+def test_ridge_at_many_penalties(rng):
+    x, y = draw(rng, N, D), draw(rng, N)
+    penalties = jnp.array([1e-12, 0.5, 1e9])
+    found = jax.vmap(lambda l2: ridge(x, y, l2=l2))(penalties)
+    np.testing.assert_allclose(found.weights[0], least_squares(x, y).weights, rtol=1e-9)
+    np.testing.assert_allclose(found.weights[1], minimum(x, y, 0.5)[:, 0], rtol=1e-9)
+    np.testing.assert_allclose(found.weights[2], x.T @ y / 1e9, rtol=1e-6)
+
+
+def test_the_normal_equation_loses_the_digits_that_qr_keeps(rng):
+    u, v = (np.linalg.qr(rng.standard_normal(s))[0] for s in ((N, D), (D, D)))
+    condition = 1e5
+    x = jnp.asarray(u * np.geomspace(1, 1 / condition, D) @ v.T)
+    true = rng.standard_normal(D)
+    error = lambda fit: np.linalg.norm(fit(x, x @ true).weights - true) / np.linalg.norm(true)
+    eps = np.finfo(float).eps
+    assert error(least_squares) < 10 * condition * eps
+    assert 10 * condition * eps < error(normal_equation) < 10 * condition**2 * eps
+
+
+@each_fit
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [11, 1009])
+def test_dependent_columns_have_no_answer(rng, fit, dtype, n):
+    for _ in range(5):
+        x, y = rng.standard_normal((n, D)), draw(rng, n, dtype=dtype)
+        x[:, 2] = x[:, [0, 1, 3, 4]] @ rng.standard_normal(4)
+        found = fit(jnp.asarray(x, dtype), y)
+        assert not found.ok
+        assert np.isnan(found.weights).all()
+        assert ridge(jnp.asarray(x, dtype), y, l2=0.1).ok
+    for x in (np.zeros((n, D)), np.ones((n, D))):
+        assert not fit(jnp.asarray(x, dtype), y).ok
+
+
+def test_the_control_of_dependent_columns_is_finite_garbage(rng):
+    x, y = draw(rng, N, D, dtype="float32"), draw(rng, N, dtype="float32")
+    x = x.at[:, 2].set(x[:, 0] + x[:, 1] + x[:, 3] + x[:, 4])
+    q, r = jnp.linalg.qr(x)
+    assert np.isfinite(jnp.linalg.solve(r, q.T @ y)).all()
+
+
+@each_fit
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_spoils_itself_alone(rng, fit, bad):
+    x, y = draw(rng, 3, N, D), draw(rng, 3, N)
+    found = jax.vmap(fit)(x.at[1, 2, 3].set(bad), y.at[2, 4].set(bad))
+    np.testing.assert_array_equal(found.ok, [True, False, False])
+    np.testing.assert_array_equal(np.isnan(found.weights).all(axis=1), ~found.ok)
+    assert_agrees(found.weights[0], minimum(x[0], y[0])[:, 0])
+
+
+def test_ridge_of_what_has_no_answer(rng):
+    x, y = draw(rng, N, D), draw(rng, N)
+    for found in (
+        ridge(x.at[0, 0].set(jnp.inf), y, l2=0.1),
+        ridge(x, y, l2=-1.0),
+        ridge(x, y, l2=jnp.nan),
+        ridge(x.at[:, 1].set(x[:, 0]), y, l2=0.0),
+    ):
+        assert not found.ok
+        assert np.isnan(found.weights).all()
