@@ -406,3 +406,193 @@ def test_derivatives_by_the_plain_road_are_not_finite_where_variances_repeat():
         for naive in (plain, by_covariance):
             assert not np.isfinite(jax.grad(naive)(x)).all()
         assert np.isfinite(jax.grad(lambda x: rebuilt(x).sum())(x)).all()
+
+
+# Where the rows do not fit, or are not all in one place
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(program, *args, background=False):
+    """Run a program in a process of its own, which prints one line of JSON."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, args)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return process if background else result(process)
+
+
+def result(process):
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err[-3000:]
+    return json.loads(out.splitlines()[-1])
+
+
+def as_pca(parts):
+    return [np.asarray(parts[name]) for name in ("mean", "components", "variances")]
+
+
+OUT_OF_CORE = """
+import json, re, resource, sys
+from pathlib import Path
+import numpy as np
+from lintoolkit.pca import fit_pca_stream
+
+rows = np.load(sys.argv[1], mmap_mode="r")
+fit = lambda rows: fit_pca_stream(rows, rank=5, chunk_rows=8192)
+fit(rows[:8192])  # compiled before the limit holds
+used = int(re.search(r"VmData:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+room = used + rows.nbytes // 2
+resource.setrlimit(resource.RLIMIT_DATA, (room, room))
+fitted = fit(rows)
+try:
+    np.load(sys.argv[1])
+    loads = True
+except MemoryError:
+    loads = False
+print(json.dumps({
+    "loads": loads,
+    "mean": fitted.mean.tolist(),
+    "components": fitted.components.tolist(),
+    "variances": fitted.explained_variance.tolist(),
+}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's data")
+def test_a_stream_needs_the_memory_of_a_chunk(rng, tmp_path):
+    n, d = 200_003, 64
+    x = rng.standard_normal((n, d), "float32") * np.linspace(5, 1, d, dtype="float32") + 3
+    np.save(tmp_path / "rows.npy", x)
+    found = run(OUT_OF_CORE, tmp_path / "rows.npy")
+    assert not found["loads"]  # control
+    mean, components, variances = as_pca(found)
+    wide = x.astype(float)
+    values, vectors = np.linalg.eigh(np.cov(wide.T))
+    np.testing.assert_allclose(mean, wide.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(variances, values[::-1][:5], rtol=1e-5)
+    cosines = np.abs((components * vectors.T[::-1][:5]).sum(axis=1))
+    np.testing.assert_allclose(cosines, 1, rtol=1e-5)
+
+
+SHARDED = """
+import json, re, sys
+from functools import partial
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from lintoolkit.pca import fit_pca, moments
+
+jax.config.update("jax_num_cpu_devices", 8)
+n, d, kind = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+mesh = jax.make_mesh((8,), ("rows",), axis_types=(getattr(AxisType, kind),))
+by_rows = NamedSharding(mesh, PartitionSpec("rows"))
+rows = np.random.default_rng(0).standard_normal((n, d)) * np.linspace(3, 1, d) + 2
+padded = np.full((-(-n // 8) * 8, d), 7.0)
+padded[:n] = rows
+x = jax.device_put(padded.astype("float32"), by_rows)
+where = jax.device_put(np.arange(len(padded)) < n, by_rows)
+alone = fit_pca(jnp.asarray(rows, "float32"), rank=5)
+fit = partial(fit_pca, rank=5)
+program = jax.jit(lambda x, where: fit(x, where=where)).lower(x, where).compile()
+text = program.as_text()
+
+def numbers(result):
+    sides = re.findall(r"\\w+\\[([\\d,]*)\\]", result)
+    return sum(int(np.prod([int(side) for side in s.split(",") if side])) for s in sides)
+
+def error(fitted):
+    off = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(fitted[:-1], alone[:-1])]
+    return float(max(off))
+
+inside, outside = program(x, where), fit(x, where=where)
+count, mean, scatter = moments(x, where=where)
+centred = rows - rows.mean(0)
+print(json.dumps({
+    "errors": [error(inside), error(outside)],
+    "moments": [
+        float(abs(count - n)),
+        float(np.abs(mean - rows.mean(0)).max()),
+        float(np.abs(scatter / n - centred.T @ centred / n).max()),
+    ],
+    "sums": [numbers(r) for r in re.findall(r"= (.*?) all-reduce(?:-start)?\\(", text)],
+    "others": sorted(set(re.findall(
+        r"(all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast)", text
+    ))),
+    "temp": program.memory_analysis().temp_size_in_bytes,
+    "shard": x.nbytes // 8,
+}))
+"""
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("shape", [(40_003, 31), (24_005, 131)])  # all eigenvectors, or steps
+def test_only_sums_over_rows_travel_between_devices(kind, shape):
+    d = shape[1]
+    found = run(SHARDED, *shape, kind)
+    assert max(found["errors"]) < 2e-6
+    assert max(found["moments"]) < 1e-4
+    assert found["others"] == []
+    assert found["sums"]
+    assert max(found["sums"]) <= d**2 + d
+    assert found["temp"] < 2 * found["shard"]
+
+
+PROCESS = """
+import json, sys
+from functools import partial
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from lintoolkit.pca import fit_pca, moments
+
+port, count, process, path = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+jax.config.update("jax_num_cpu_devices", 1)
+if count > 1:
+    jax.distributed.initialize(
+        f"127.0.0.1:{port}", count, process, cluster_detection_method="deactivate",
+        coordinator_bind_address=f"127.0.0.1:{port}",
+        initialization_timeout=60, shutdown_timeout_seconds=30,
+    )
+rows = np.load(path)
+size = len(rows) // count
+own = slice(process * size, (process + 1) * size)
+mesh = jax.make_mesh((count,), ("rows",), axis_types=(AxisType.Auto,))
+by_rows = NamedSharding(mesh, PartitionSpec("rows"))
+share = partial(jax.make_array_from_process_local_data, by_rows)
+where = np.arange(len(rows)) < len(rows) - 3
+x, where = share(rows[own]), share(where[own])
+fitted = fit_pca(x, rank=5, where=where)
+state = moments(x, where=where)
+print(json.dumps({
+    "mean": fitted.mean.tolist(),
+    "components": fitted.components.tolist(),
+    "variances": fitted.explained_variance.tolist(),
+    "scatter": state.scatter.tolist(),
+}))
+"""
+
+
+def test_processes_that_share_the_rows_find_what_one_finds(rng, tmp_path):
+    x = rng.standard_normal((404, 31)) * np.linspace(3, 1, 31)
+    np.save(tmp_path / "rows.npy", x.astype("float32"))
+    expected = fit_pca(jnp.asarray(x[:-3], "float32"), rank=5)
+    scatter = exact(moments(jnp.asarray(x[:-3], "float32")).scatter)
+    for count in (2, 4):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        workers = [
+            run(PROCESS, port, count, i, tmp_path / "rows.npy", background=True)
+            for i in range(count)
+        ]
+        for worker in workers:
+            found = result(worker)
+            for part, whole in zip(as_pca(found), expected, strict=False):
+                np.testing.assert_allclose(part, whole, rtol=0, atol=2e-6 * np.abs(whole).max())
+            np.testing.assert_allclose(found["scatter"], scatter, rtol=0, atol=2e-6 * scatter.max())
