@@ -84,7 +84,7 @@ def top_ritz(
     width, dtype = block.shape[1], block.dtype
     keep, size = kept_rows(rank, width), basis_rows(rank, width)
     eps = float(jnp.finfo(dtype).eps)
-    index = jnp.arange(size)
+    index = jnp.arange(size, dtype=jnp.int32)
     basis = jnp.zeros((size, width), dtype)
     if locked is not None:
         basis = basis.at[: len(locked)].set(locked)
@@ -104,7 +104,7 @@ def top_ritz(
         values, mix = _top_pairs(jnp.where(finite, projected, 0), count, filled, keep)
         outflow = lax.dynamic_slice_in_dim(mix, last, BLOCK).T @ factor
         enough = jnp.maximum(accuracy * jnp.abs(values), 4 * eps * jnp.abs(values).max())
-        asked = jnp.arange(keep) < rank - count
+        asked = index[:keep] < rank - count
         converged = jnp.all((jnp.linalg.norm(outflow, axis=1) <= enough) | ~asked)
         converged &= finite & (filled >= rank)
         full = filled + BLOCK > size
@@ -164,7 +164,8 @@ def _top_pairs(
 ) -> tuple[Array, Array]:
     """The largest eigenvalues of rows start to end, and vectors, zero in the other rows."""
     size = len(projected)
-    live = (jnp.arange(size) >= start) & (jnp.arange(size) < end)
+    index = jnp.arange(size, dtype=jnp.int32)
+    live = (index >= start) & (index < end)
     whole = jnp.where(live & live[:, None], projected, 0)
     # The other rows' eigenvalues sort last.
     below = -2 * jnp.abs(whole).sum(axis=1).max() - jnp.finfo(projected.dtype).tiny
@@ -180,5 +181,5 @@ def _top_pairs(
 
     # The cost grows with the cube of the rows, of which few are in use at first.
     ladder = sorted({max(keep, size * i // 4) for i in (1, 2, 3)} | {size})
-    rung = jnp.searchsorted(jnp.array(ladder), end)
+    rung = jnp.searchsorted(jnp.array(ladder, jnp.int32), end)
     return lax.switch(rung, [of_leading(rows) for rows in ladder], whole)

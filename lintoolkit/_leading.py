@@ -145,7 +145,7 @@ def leading(
     accuracy = (10 * eps if tol is None else tol) ** 0.5
     whole = not _krylov.fits(rank, width)  # all eigenvectors: one round is enough
     keep = width if whole else _krylov.kept_rows(rank, width)
-    index = jnp.arange(keep)
+    index = jnp.arange(keep, dtype=jnp.int32)
 
     def search(s: Leading) -> _krylov.Ritz:
         start = _krylov.start_block(key, width, dtype)
