@@ -16,10 +16,10 @@ import pytest
 from jax.test_util import check_grads
 from oracles import DTYPES, draw
 
-from lintoolkit import attention, eigen, layers, similarity, train
+from lintoolkit import _checks, attention, eigen, layers, similarity, svd, train
 from lintoolkit.cost import cost
 
-MODULES = (layers, attention, similarity, train, eigen)
+MODULES = (layers, attention, svd, similarity, train, eigen)
 
 # They read or write files or streams, so they run on the host, under no transformation; or
 # they look at what is known before they call the program, and are in the table all the same.
@@ -42,6 +42,7 @@ class Case:
     counted: str = "matmul_flops"
     differentiable: bool = True
     batched: bool = True
+    promotes: bool = False  # half precision comes out in float32
 
     def at(self, rng, size=0, dtype="float64"):
         """The function of its array arguments alone, and arguments for it."""
@@ -176,6 +177,40 @@ TABLE = {
         dims=sizes("t d_model", (5, 6), (7, 10)),
         options={"heads": 2},
         formula=attention.multi_head_attention_flops,
+    ),
+    "svd.svd": Case(fn=svd.svd, make=lambda array: (array(7, 5),), promotes=True),
+    "svd.truncated_svd": Case(
+        fn=svd.truncated_svd,
+        make=lambda array: (array(5, 7),),
+        options={"rank": 2},
+        promotes=True,
+    ),
+    "svd.randomized_svd": Case(
+        fn=svd.randomized_svd,
+        make=lambda array: (jax.random.key(7), array(7, 5)),
+        options={"rank": 2, "oversample": 1},
+        promotes=True,
+    ),
+    "svd.low_rank": Case(
+        fn=svd.low_rank,
+        make=lambda array: (array(7, 5),),
+        options={"rank": 2},
+        promotes=True,
+    ),
+    "svd.reconstruct": Case(
+        fn=svd.reconstruct,
+        make=lambda array, n, r, d: (
+            svd.SVD(array(n, r), array(r), array(r, d), jnp.array(True)),
+        ),
+        dims=sizes("n r d", (7, 2, 5), (3, 11, 13)),
+        formula=svd.reconstruct_flops,
+        counted="flops",
+    ),
+    "svd.tail_error": Case(
+        fn=svd.tail_error, make=lambda array: (array(7),), options={"rank": 3}
+    ),
+    "svd.rank_for_energy": Case(
+        fn=svd.rank_for_energy, make=lambda array: (array(7),), differentiable=False
     ),
     "similarity.dot": Case(
         fn=similarity.dot,
@@ -333,7 +368,8 @@ def test_dtype_is_kept(name, dtype, rng):
     if not float_leaves(args):
         fn = partial(fn, dtype=jnp.dtype(dtype))
     out = jax.eval_shape(fn, *args)
-    assert {leaf.dtype for leaf in float_leaves(out)} <= {jnp.dtype(dtype)}
+    expected = _checks.wide(jnp.dtype(dtype)) if case.promotes else jnp.dtype(dtype)
+    assert {leaf.dtype for leaf in float_leaves(out)} <= {expected}
 
 
 @every_function
