@@ -46,8 +46,11 @@ def kept_rows(rank: int, width: int) -> int:
 
 
 def basis_rows(rank: int, width: int) -> int:
-    """Rows of the basis: the locked, the kept, and room for some blocks more."""
-    return min(rank + kept_rows(rank, width) + max(6 * BLOCK, rank), width)
+    """Rows of the basis: the locked, the kept, and room for some blocks more.
+
+    Beside a full basis a block must find as many directions still, to restart with.
+    """
+    return min(rank + kept_rows(rank, width) + max(6 * BLOCK, rank), width - BLOCK)
 
 
 def fits(rank: int, width: int) -> bool:

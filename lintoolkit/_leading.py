@@ -68,9 +68,12 @@ def products_of(
     if isinstance(x, LinearOperator):
         forward = lambda rows: jax.vmap(x.matvec)(rows).T
         backward = lambda columns: jax.vmap(x.rmatvec)(columns.T)
+        probe = jax.random.normal(jax.random.key(2), (1, d), x.dtype)
+        unit = _unit(forward(probe))
     elif isinstance(x, sparse.BCOO):
         forward = lambda rows: x @ rows.T
         backward = lambda columns: (x.T @ columns).T
+        unit = _unit(x.data)
     else:
         return _dense_products(x, centre)
     if centre is not None:
@@ -78,21 +81,21 @@ def products_of(
         forward = lambda rows: whole(rows) - rows @ centre
         backward = lambda columns: back(columns) - jnp.outer(columns.sum(axis=0), centre)
     if n < d:
-        push_, pull_ = lambda rows: backward(rows.T).T, lambda columns: forward(columns.T).T
+        push_ = lambda rows: backward((rows / unit).T).T
+        pull_ = lambda columns: forward((columns / unit).T).T
     else:
-        push_, pull_ = forward, backward
+        push_ = lambda rows: forward(rows / unit)
+        pull_ = lambda columns: backward(columns / unit)
     normal = lambda rows: pull_(push_(rows))
     one = lambda row: normal(row[None])[0]
     gram_ = lambda: lax.map(one, jnp.eye(min(n, d), dtype=x.dtype), batch_size=_krylov.BLOCK)
-    return Products(push_, pull_, normal, gram_, min(n, d), jnp.dtype(x.dtype), n < d, False)
+    dtype = jnp.dtype(x.dtype)
+    return Products(push_, pull_, normal, gram_, min(n, d), dtype, n < d, False, unit)
 
 
 def _dense_products(x: Array, centre: Array | None) -> Products:
     n, d = x.shape
-    # A power of two near the largest entry: squares stay in range, and nothing is rounded.
-    largest = jnp.abs(x).max()
-    usable = (largest > 0) & jnp.isfinite(largest)
-    unit = jnp.exp2(jnp.floor(jnp.log2(jnp.where(usable, largest, 1))))
+    unit = _unit(x)
     if n < d:
         x = x if centre is None else x - centre
         products = (
@@ -110,6 +113,13 @@ def _dense_products(x: Array, centre: Array | None) -> Products:
             lambda: gram(x, lambda rows: less(rows) / unit),
         )
     return Products(*products, min(n, d), x.dtype, n < d, True, unit)
+
+
+def _unit(x: Array) -> Array:
+    """A power of two near the largest entry: squares stay in range, and nothing is rounded."""
+    largest = jnp.abs(x).max()
+    usable = (largest > 0) & jnp.isfinite(largest)
+    return jnp.exp2(jnp.floor(jnp.log2(jnp.where(usable, largest, 1))))
 
 
 class Leading(NamedTuple):

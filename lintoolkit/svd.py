@@ -55,7 +55,9 @@ def linear_operator(
     shape: tuple[int, int],
     dtype: DTypeLike = jnp.float32,
 ) -> LinearOperator:
-    """Describe a matrix by its products: x ↦ A x and y ↦ Aᵀ y.
+    """Describe a matrix by its products.
+
+    ``matvec`` maps x to y = A x, ``rmatvec`` maps y to Aᵀ y.
 
     Args:
         matvec: (d,) to (n,), one vector at a time; `jax.tree_util.Partial` with its arrays
@@ -72,7 +74,7 @@ def linear_operator(
         ValueError: If ``shape`` is not two sizes of at least 1.
 
     Examples:
-        >>> d = jnp.arange(1.0, 5.0)  # a diagonal matrix
+        >>> d = jnp.arange(1.0, 5.0, dtype=jnp.float32)  # a diagonal matrix
         >>> scale = jax.tree_util.Partial(jnp.multiply, d)
         >>> print(truncated_svd(linear_operator(scale, scale, shape=(4, 4)), rank=2).s)
         [4. 3.]
@@ -140,8 +142,8 @@ def truncated_svd(
 ) -> SVD:
     r"""Find the largest singular values and their vectors, converged.
 
-    $X \approx U \, \mathrm{diag}(s) \, V^\top$, the best approximation of its rank, by block
-    Krylov iteration on $X^\top X$, never formed, with thick restarts; where the shorter side
+    $X \approx X_r = U \, \mathrm{diag}(s) \, V^\top$, the best approximation of its rank, by
+    block Krylov iteration on $X^\top X$, never formed, with thick restarts; where the shorter side
     has at most 512 entries, by the eigenvectors of $X^\top X$. Squaring loses what is below
     √eps of the largest singular value, so the result is then refined by products with X
     itself, and the residual is measured on those.
@@ -496,7 +498,7 @@ def _change(some: SVD, whole: SVD, dx: Array) -> SVD:
 
     equal = jnp.abs(s - s[:, None]) <= jnp.finfo(s.dtype).eps ** (2 / 3) * s[0]
     turn = jnp.where(equal, 0, 1 / jnp.where(equal, 1, (s - s[:, None]) * (s + s[:, None])))
-    turn2 = 1 / ((s - s2) * (s + s2))
+    turn2 = 1 / _apart(s, s2)
     inverse = jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)
     du = mul(u, turn * (inner * s + s[:, None] * inner.T))
     du += mul(u2, turn2 * (below * s + s2 * beside))
@@ -506,6 +508,12 @@ def _change(some: SVD, whole: SVD, dx: Array) -> SVD:
     dv += (left - mul(whole.vt.T, mul(whole.vt, left))) * inverse
     ok: Any = np.zeros(some.ok.shape, jax.dtypes.float0)
     return SVD(du, jnp.diagonal(inner), dv.T, ok)
+
+
+def _apart(s: Array, s2: Array) -> Array:
+    """s² - s2², and NaN where they are equal but for rounding: no derivative crosses that."""
+    distinct = s - s2 > 8 * jnp.finfo(s.dtype).eps * s[0]
+    return jnp.where(distinct, (s - s2) * (s + s2), jnp.nan)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -525,7 +533,7 @@ def _nearest_jvp(rank: int, primals: tuple, tangents: tuple) -> tuple[Array, Arr
     change = mul(right, v1.T) + mul(u1, left - mul(mul(left, v1), v1.T))
     below, beside = mul(u2.T, right), mul(left, v2).T
     s2 = s2[:, None]
-    turn = s2 / ((s1 - s2) * (s1 + s2))
+    turn = s2 / _apart(s1, s2)
     change += mul(u2, mul(turn * (s2 * below + s1 * beside), v1.T))
     change += mul(u1, mul((turn * (s2 * beside + s1 * below)).T, v2.T))
     return _nearest(x, rank), change

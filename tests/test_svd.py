@@ -269,9 +269,7 @@ def test_the_rank_for_an_energy_is_the_least_that_holds_it(dtype, energy):
     spectra = ([7, 5, 3, 3, 1], [1, 1, 1, 1, 0], [9, 2, 0, 0, 0], [4, 0, 0, 0, 0], [0] * 5)
     for s in spectra:
         squares = [Fraction(value) ** 2 for value in s]
-        least = next(
-            r for r in range(6) if sum(squares[:r]) >= Fraction(energy) * sum(squares)
-        )
+        least = next(r for r in range(6) if sum(squares[:r]) >= Fraction(energy) * sum(squares))
         found = rank_for_energy(jnp.array(s, dtype), energy=energy)
         assert found == least, s
         scaled = jnp.array(s, dtype) * jnp.asarray(1e30, dtype)

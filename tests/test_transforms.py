@@ -22,8 +22,9 @@ from lintoolkit.cost import cost
 MODULES = (layers, attention, svd, similarity, train, eigen)
 
 # They read or write files or streams, so they run on the host, under no transformation; or
-# they look at what is known before they call the program, and are in the table all the same.
-HOST = frozenset({"eigen.pagerank", "eigen.power_iteration"})
+# they look at what is known before they call the program, and are in the table all the same;
+# or they make no array.
+HOST = frozenset({"eigen.pagerank", "eigen.power_iteration", "svd.linear_operator"})
 
 
 @dataclass(frozen=True, kw_only=True)
