@@ -143,9 +143,9 @@ def truncated_svd(
     r"""Find the largest singular values and their vectors, converged.
 
     $X \approx X_r = U \, \mathrm{diag}(s) \, V^\top$, the best approximation of its rank, by
-    block Krylov iteration on $X^\top X$, never formed, with thick restarts; where the shorter side
-    has at most 512 entries, by the eigenvectors of $X^\top X$. Squaring loses what is below
-    √eps of the largest singular value, so the result is then refined by products with X
+    block Krylov iteration on $X^\top X$, never formed, with thick restarts; where the shorter
+    side has at most 512 entries, by the eigenvectors of $X^\top X$. Squaring loses what is
+    below √eps of the largest singular value, so the result is then refined by products with X
     itself, and the residual is measured on those.
 
     Converged means $\lVert X^\top u_i - s_i v_i \rVert \le \sqrt{tol}\, s_i$ for every
