@@ -244,12 +244,13 @@ def randomized_svd(
     products = products_of(x)
     count = min(rank + oversample, products.width)
     rows = jax.random.normal(key, (count, products.width), products.dtype)
+    # By reflections: the columns are a mixture, in which a much larger value drowns the others.
     for _ in range(power_iters):
-        q, _ = orthonormal(products.push(rows))
-        rows = orthonormal(products.pull(q).T)[0].T
-    q, _ = orthonormal(products.push(rows))
+        q, _ = jnp.linalg.qr(products.push(rows))
+        rows = jnp.linalg.qr(products.pull(q).T)[0].T
+    q, _ = jnp.linalg.qr(products.push(rows))
     left, s, vt, finite = small_svd(products.pull(q))
-    columns = complete(push(q, left.T))
+    columns = push(q, left.T)
     return _finished(*products.triplets(columns[:, :rank], s[:rank], vt[:rank]), finite)
 
 
@@ -481,9 +482,9 @@ def _truncated_dense_jvp(
 def _change(some: SVD, whole: SVD, dx: Array) -> SVD:
     """How the leading triplets of a matrix change with it; `whole` has all of its triplets.
 
-    Rotations among equal singular values are left out: their direction is not determined, and
-    nothing that is depends on it. Golub and Van Loan (2013), section 2.4, and Townsend,
-    Differentiating the Singular Value Decomposition (2016).
+    Rotations of both sides at once among equal singular values are left out: their direction
+    is not determined, and nothing that is depends on it. Golub and Van Loan (2013), section
+    2.4, and Townsend, Differentiating the Singular Value Decomposition (2016).
 
     Returns:
         The change of each part.
@@ -498,12 +499,16 @@ def _change(some: SVD, whole: SVD, dx: Array) -> SVD:
 
     equal = jnp.abs(s - s[:, None]) <= jnp.finfo(s.dtype).eps ** (2 / 3) * s[0]
     turn = jnp.where(equal, 0, 1 / jnp.where(equal, 1, (s - s[:, None]) * (s + s[:, None])))
+    both = jnp.where(s > 0, s + s[:, None], 1)
+    twist = jnp.where(
+        equal & (s > 0), (inner - inner.T) / (2 * both), 0
+    )  # of one against other
     turn2 = 1 / _apart(s, s2)
     inverse = jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)
-    du = mul(u, turn * (inner * s + s[:, None] * inner.T))
+    du = mul(u, turn * (inner * s + s[:, None] * inner.T) + twist)
     du += mul(u2, turn2 * (below * s + s2 * beside))
     du += (right - mul(whole.u, mul(whole.u.T, right))) * inverse
-    dv = mul(v, turn * (s[:, None] * inner + inner.T * s))
+    dv = mul(v, turn * (s[:, None] * inner + inner.T * s) - twist)
     dv += mul(v2, turn2 * (s2 * below + beside * s))
     dv += (left - mul(whole.vt.T, mul(whole.vt, left))) * inverse
     ok: Any = np.zeros(some.ok.shape, jax.dtypes.float0)

@@ -434,7 +434,7 @@ INVARIANTS = {
 DISTINCT, REPEATED = (3.0, 2.6, 2.0, 1.0, 0.5), (3.0, 3.0, 2.0, 1.0, 1.0)
 
 
-@pytest.mark.parametrize("shape", [(7, 5), (5, 7), (5, 5)])
+@pytest.mark.parametrize("shape", [(7, 5), (5, 7)])
 @pytest.mark.parametrize("values", [DISTINCT, REPEATED])
 @pytest.mark.parametrize("name", INVARIANTS)
 def test_derivatives_are_those_of_differences(rng, name, values, shape):
