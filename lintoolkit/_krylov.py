@@ -107,7 +107,7 @@ def top_ritz(
         values, mix = _top_pairs(jnp.where(finite, projected, 0), count, filled, keep)
         outflow = lax.dynamic_slice_in_dim(mix, last, BLOCK).T @ factor
         enough = jnp.maximum(accuracy * jnp.abs(values), 4 * eps * jnp.abs(values).max())
-        asked = jnp.arange(keep, dtype=jnp.int32) < rank - count
+        asked = index[:keep] < rank - count
         converged = jnp.all((jnp.linalg.norm(outflow, axis=1) <= enough) | ~asked)
         converged &= finite & (filled >= rank)
         values = jnp.where(finite, values, jnp.nan)

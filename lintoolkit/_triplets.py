@@ -75,9 +75,12 @@ def products_of(
     if isinstance(x, LinearOperator):
         forward = lambda rows: jax.vmap(x.matvec)(rows).T
         backward = lambda columns: jax.vmap(x.rmatvec)(columns.T)
+        probe = jax.random.normal(jax.random.key(2), (1, d), x.dtype)
+        unit = _unit(forward(probe))
     elif isinstance(x, sparse.BCOO):
         forward = lambda rows: x @ rows.T
         backward = lambda columns: (x.T @ columns).T
+        unit = _unit(x.data)
     else:
         return _dense_products(x, centre, where)
     if centre is not None:
@@ -85,23 +88,21 @@ def products_of(
         forward = lambda rows: whole(rows) - rows @ centre
         backward = lambda columns: back(columns) - jnp.outer(columns.sum(axis=0), centre)
     if n < d:
-        push_, pull_ = lambda rows: backward(rows.T).T, lambda columns: forward(columns.T).T
+        push_ = lambda rows: backward((rows / unit).T).T
+        pull_ = lambda columns: forward((columns / unit).T).T
     else:
-        push_, pull_ = forward, backward
+        push_ = lambda rows: forward(rows / unit)
+        pull_ = lambda columns: backward(columns / unit)
     normal, inner = lambda rows: pull_(push_(rows)), lambda rows: square(push_(rows))
     one = lambda row: normal(row[None])[0]
     gram_ = lambda: lax.map(one, jnp.eye(min(n, d), dtype=x.dtype), batch_size=_krylov.BLOCK)
-    return Products(
-        push_, pull_, normal, gram_, inner, min(n, d), jnp.dtype(x.dtype), n < d, False
-    )
+    dtype = jnp.dtype(x.dtype)
+    return Products(push_, pull_, normal, gram_, inner, min(n, d), dtype, n < d, False, unit)
 
 
 def _dense_products(x: Array, centre: Array | None, where: Array | None) -> Products:
     n, d = x.shape
-    # A power of two near the largest entry: squares stay in range, and nothing is rounded.
-    largest = jnp.abs(x).max()
-    usable = (largest > 0) & jnp.isfinite(largest)
-    unit = jnp.exp2(jnp.floor(jnp.log2(jnp.where(usable, largest, 1))))
+    unit = _unit(x)
 
     def less(rows: Array, *counted: Array) -> Array:
         rows = rows if centre is None else rows - centre
@@ -128,6 +129,13 @@ def _dense_products(x: Array, centre: Array | None, where: Array | None) -> Prod
             lambda rows: total(lambda *r: square(push(less(*r), rows / unit)), *data),
         )
     return Products(*products, min(n, d), x.dtype, n < d, True, unit)
+
+
+def _unit(x: Array) -> Array:
+    """A power of two near the largest entry: squares stay in range, and nothing is rounded."""
+    largest = jnp.abs(x).max()
+    usable = (largest > 0) & jnp.isfinite(largest)
+    return jnp.exp2(jnp.floor(jnp.log2(jnp.where(usable, largest, 1))))
 
 
 class Leading(NamedTuple):
@@ -252,9 +260,9 @@ def leading(
 def change(some: Triplets, whole: Triplets, dx: Array) -> Triplets:
     """How the leading triplets of a matrix change with it; `whole` has all of its triplets.
 
-    Rotations among equal singular values are left out: their direction is not determined, and
-    nothing that is depends on it. Golub and Van Loan (2013), section 2.4, and Townsend,
-    Differentiating the Singular Value Decomposition (2016).
+    Rotations of both sides at once among equal singular values are left out: their direction
+    is not determined, and nothing that is depends on it. Golub and Van Loan (2013), section
+    2.4, and Townsend, Differentiating the Singular Value Decomposition (2016).
 
     Returns:
         The change of each part.
@@ -268,15 +276,24 @@ def change(some: Triplets, whole: Triplets, dx: Array) -> Triplets:
 
     equal = jnp.abs(s - s[:, None]) <= jnp.finfo(s.dtype).eps ** (2 / 3) * s[0]
     turn = jnp.where(equal, 0, 1 / jnp.where(equal, 1, (s - s[:, None]) * (s + s[:, None])))
-    turn2 = 1 / ((s - s2) * (s + s2))
+    # Of one side against the other.
+    both = jnp.where(s > 0, s + s[:, None], 1)
+    twist = jnp.where(equal & (s > 0), (inner - inner.T) / (2 * both), 0)
+    turn2 = 1 / apart(s, s2)
     inverse = jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)
-    du = u @ (turn * (inner * s + s[:, None] * inner.T))
+    du = u @ (turn * (inner * s + s[:, None] * inner.T) + twist)
     du += u2 @ (turn2 * (below * s + s2 * beside))
     du += (right - all_u @ (all_u.T @ right)) * inverse
-    dv = v @ (turn * (s[:, None] * inner + inner.T * s))
+    dv = v @ (turn * (s[:, None] * inner + inner.T * s) - twist)
     dv += v2 @ (turn2 * (s2 * below + beside * s))
     dv += (left - all_v @ (all_v.T @ left)) * inverse
     return du, jnp.diagonal(inner), dv.T
+
+
+def apart(s: Array, s2: Array) -> Array:
+    """s² - s2², and NaN where they are equal but for rounding: no derivative crosses that."""
+    distinct = s - s2 > 8 * jnp.finfo(s.dtype).eps * s[0]
+    return jnp.where(distinct, (s - s2) * (s + s2), jnp.nan)
 
 
 @highest

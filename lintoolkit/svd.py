@@ -27,6 +27,7 @@ from lintoolkit._triplets import (
     Matrix,
     Products,
     Triplets,
+    apart,
     change,
     check_iteration,
     check_rank,
@@ -62,7 +63,9 @@ def linear_operator(
     shape: tuple[int, int],
     dtype: DTypeLike = jnp.float32,
 ) -> LinearOperator:
-    """Describe a matrix by its products: x ↦ A x and y ↦ Aᵀ y.
+    """Describe a matrix by its products.
+
+    ``matvec`` maps x to y = A x, ``rmatvec`` maps y to Aᵀ y.
 
     Args:
         matvec: (d,) to (n,), one vector at a time; `jax.tree_util.Partial` with its arrays
@@ -79,7 +82,7 @@ def linear_operator(
         ValueError: If ``shape`` is not two sizes of at least 1.
 
     Examples:
-        >>> d = jnp.arange(1.0, 5.0)  # a diagonal matrix
+        >>> d = jnp.arange(1.0, 5.0, dtype=jnp.float32)  # a diagonal matrix
         >>> scale = jax.tree_util.Partial(jnp.multiply, d)
         >>> print(truncated_svd(linear_operator(scale, scale, shape=(4, 4)), rank=2).s)
         [4. 3.]
@@ -147,10 +150,10 @@ def truncated_svd(
 ) -> SVD:
     r"""Find the largest singular values and their vectors, converged.
 
-    $X \approx U \, \mathrm{diag}(s) \, V^\top$, the best approximation of its rank, by block
-    Krylov iteration on $X^\top X$, never formed, with thick restarts; where the shorter side
-    has at most 512 entries, by the eigenvectors of $X^\top X$. Squaring loses what is below
-    √eps of the largest singular value, so the result is then refined by products with X
+    $X \approx X_r = U \, \mathrm{diag}(s) \, V^\top$, the best approximation of its rank, by
+    block Krylov iteration on $X^\top X$, never formed, with thick restarts; where the shorter
+    side has at most 512 entries, by the eigenvectors of $X^\top X$. Squaring loses what is
+    below √eps of the largest singular value, so the result is then refined by products with X
     itself, and the residual is measured on those.
 
     Converged means $\lVert X^\top u_i - s_i v_i \rVert \le \sqrt{tol}\, s_i$ for every
@@ -249,12 +252,13 @@ def randomized_svd(
     products = products_of(x)
     count = min(rank + oversample, products.width)
     rows = jax.random.normal(key, (count, products.width), products.dtype)
+    # By reflections: the columns are a mixture, in which a much larger value drowns the others.
     for _ in range(power_iters):
-        q, _ = orthonormal(products.push(rows))
-        rows = orthonormal(products.pull(q).T)[0].T
-    q, _ = orthonormal(products.push(rows))
+        q, _ = jnp.linalg.qr(products.push(rows))
+        rows = jnp.linalg.qr(products.pull(q).T)[0].T
+    q, _ = jnp.linalg.qr(products.push(rows))
     left, s, vt, finite = small_svd(products.pull(q))
-    columns = complete(push(q, left.T))
+    columns = push(q, left.T)
     return _finished(*products.triplets(columns[:, :rank], s[:rank], vt[:rank]), finite)
 
 
@@ -503,7 +507,7 @@ def _nearest_jvp(rank: int, primals: tuple, tangents: tuple) -> tuple[Array, Arr
     u2, s2, v2 = u[:, rank:], s[rank:, None], vt[rank:].T
     right, left = dx @ v1, u1.T @ dx
     below, beside = u2.T @ right, (left @ v2).T
-    turn = s2 / ((s1 - s2) * (s1 + s2))
+    turn = s2 / apart(s1, s2)
     # Both projections of the change, and how the subspaces turn towards what is left out.
     dy = right @ v1.T + u1 @ (left - (left @ v1) @ v1.T)
     dy += u2 @ (turn * (s2 * below + s1 * beside)) @ v1.T

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.sparse import BCOO, BCSR
 
 from lintoolkit import (
     attention,
@@ -15,6 +16,7 @@ from lintoolkit import (
     layers,
     regression,
     similarity,
+    svd,
     train,
     transformer,
 )
@@ -30,6 +32,9 @@ GET = jax.random.key(0)
 squared = lambda w, x: (w - x) ** 2
 fit = partial(train.fit, optimizer=optax.sgd(0.1))
 rank = partial(eigen.pagerank, n=3)
+truncated = partial(svd.truncated_svd, rank=2)
+randomized = partial(svd.randomized_svd, GET, rank=2)
+operator = partial(svd.linear_operator, jnp.negative, jnp.negative)
 
 ALS = {"shape": (3, 2), "rank": 1}
 MODEL = factorize.Recommender(
@@ -375,6 +380,152 @@ WRONG = {
         lambda: transformer.vit({}, a(4, 6, 3), config=VISION),
         "got nothing; pass the config",
     ),
+    "svd: rank": (
+        lambda: svd.svd(a(2, 3, 4)),
+        r"x must be one matrix \(n, d\), got \(2, 3, 4\); jax.vmap takes many",
+    ),
+    "svd: four axes": (lambda: svd.svd(a(1, 2, 3, 4)), "x must be one matrix"),
+    "svd: vector": (lambda: svd.svd(a(3)), r"x must be one matrix \(n, d\), got \(3,\)"),
+    "svd: empty": (lambda: svd.svd(a(0, 4)), r"x has shape \(0, 4\), so there is nothing"),
+    "svd: integers": (lambda: svd.svd(whole(5, 4)), "x must be floating, got int64"),
+    "svd: complex": (
+        lambda: svd.svd(a(5, 4).astype(complex)),
+        "x must be floating, got complex128",
+    ),
+    "svd: list": (lambda: svd.svd([[1.0]]), "x must be one array, got list"),
+    "truncated_svd: rank 0": (
+        lambda: truncated(a(5, 4), rank=0),
+        "rank must be a whole number of at least 1, got 0",
+    ),
+    "truncated_svd: negative rank": (lambda: truncated(a(5, 4), rank=-1), "rank .* got -1"),
+    "truncated_svd: half a rank": (lambda: truncated(a(5, 4), rank=1.5), "rank .* got 1.5"),
+    "truncated_svd: rank too high": (
+        lambda: truncated(a(5, 4), rank=5),
+        r"rank must be between 1 and 4, the shorter side of x \(5, 4\), got 5",
+    ),
+    "truncated_svd: rank too high for an operator": (
+        lambda: truncated(operator(shape=(3, 3)), rank=4),
+        "rank must be between 1 and 3",
+    ),
+    "truncated_svd: vector": (lambda: truncated(a(5)), "x must be one matrix"),
+    "truncated_svd: empty": (lambda: truncated(a(4, 0)), r"x has shape \(4, 0\)"),
+    "truncated_svd: integers": (lambda: truncated(whole(5, 4)), "x must be floating"),
+    "truncated_svd: list": (lambda: truncated([[1.0]]), "x must be one array, got list"),
+    "truncated_svd: sparse integers": (
+        lambda: truncated(BCOO.fromdense(whole(5, 4))),
+        "x.data must be floating, got int64",
+    ),
+    "truncated_svd: nothing in it": (
+        lambda: truncated(BCOO.fromdense(0 * a(5, 4))),
+        "x.data has shape .0,., so there is nothing in it",
+    ),
+    "truncated_svd: sparse batch": (
+        lambda: truncated(BCOO.fromdense(a(2, 5, 4), n_batch=1)),
+        r"sparse x must be one matrix .* got shape \(2, 5, 4\), n_batch=1, n_dense=0",
+    ),
+    "truncated_svd: sparse vector": (
+        lambda: truncated(BCOO.fromdense(a(5))),
+        "sparse x must be one matrix",
+    ),
+    "truncated_svd: compressed batch": (
+        lambda: truncated(BCSR.fromdense(a(2, 5, 4), n_batch=1)),
+        "sparse x must be one matrix",
+    ),
+    "truncated_svd: dense axis": (
+        lambda: truncated(BCOO.fromdense(a(5, 4), n_dense=1)),
+        "n_dense=1",
+    ),
+    "truncated_svd: seed": (lambda: truncated(a(5, 4), key=0), "key must be one random key"),
+    "truncated_svd: many keys": (
+        lambda: truncated(a(5, 4), key=jax.random.split(GET, 2)),
+        "key must be one random key",
+    ),
+    "truncated_svd: tol": (lambda: truncated(a(5, 4), tol=-1.0), "tol must not be negative"),
+    "truncated_svd: NaN": (lambda: truncated(a(5, 4), tol=float("nan")), "tol .* got nan"),
+    "truncated_svd: max_restarts": (
+        lambda: truncated(a(5, 4), max_restarts=-1),
+        "max_restarts must not be negative, got -1",
+    ),
+    "randomized_svd: seed": (
+        lambda: svd.randomized_svd(0, a(5, 4), rank=2),
+        "key must be one random key",
+    ),
+    "randomized_svd: order": (
+        lambda: svd.randomized_svd(a(5, 4), GET, rank=2),
+        "x must be (one array|floating)",
+    ),
+    "randomized_svd: rank": (lambda: randomized(a(5, 4), rank=5), "between 1 and 4"),
+    "randomized_svd: rank 0": (lambda: randomized(a(5, 4), rank=0), "rank must be"),
+    "randomized_svd: vector": (lambda: randomized(a(5)), "x must be one matrix"),
+    "randomized_svd: integers": (lambda: randomized(whole(5, 4)), "x must be floating"),
+    "randomized_svd: oversample": (
+        lambda: randomized(a(5, 4), oversample=-1),
+        "oversample must not be negative, got -1",
+    ),
+    "randomized_svd: power_iters": (
+        lambda: randomized(a(5, 4), power_iters=-2),
+        "power_iters must not be negative, got -2",
+    ),
+    "low_rank: rank": (lambda: svd.low_rank(a(5, 4), rank=5), "between 1 and 4"),
+    "low_rank: rank 0": (lambda: svd.low_rank(a(5, 4), rank=0), "rank must be a whole"),
+    "low_rank: sparse": (
+        lambda: svd.low_rank(BCOO.fromdense(a(5, 4)), rank=2),
+        "x must be one array, got BCOO",
+    ),
+    "low_rank: vector": (lambda: svd.low_rank(a(4), rank=1), "x must be one matrix"),
+    "linear_operator: matrix": (
+        lambda: svd.linear_operator(None, jnp.negative, shape=(3, 3)),
+        "matvec must be a function of a vector, got None",
+    ),
+    "linear_operator: no transpose": (
+        lambda: svd.linear_operator(jnp.negative, 3, shape=(3, 3)),
+        "rmatvec must be a function of a vector, got 3",
+    ),
+    "linear_operator: integers": (
+        lambda: operator(shape=(3, 3), dtype=int),
+        "dtype must be floating, got int64",
+    ),
+    "linear_operator: shape": (
+        lambda: operator(shape=(3,)),
+        r"shape must be \(n, d\), got \(3,\)",
+    ),
+    "linear_operator: empty": (lambda: operator(shape=(0, 3)), "n must be a whole number"),
+    "reconstruct: shapes": (
+        lambda: svd.reconstruct(svd.SVD(a(5, 2), a(3), a(3, 4), True)),
+        r"u \(n, r\), s \(r,\) and vt \(r, d\), got \(5, 2\), \(3,\) and \(3, 4\)",
+    ),
+    "reconstruct: batch": (
+        lambda: svd.reconstruct(svd.SVD(a(2, 5, 3), a(2, 3), a(2, 3, 4), True)),
+        "jax.vmap takes many",
+    ),
+    "reconstruct: integers": (
+        lambda: svd.reconstruct(svd.SVD(a(5, 3), whole(3), a(3, 4), True)),
+        "s must be floating",
+    ),
+    "tail_error: rank": (
+        lambda: svd.tail_error(a(4), rank=5),
+        "rank must be between 0 and the 4 values, got 5",
+    ),
+    "tail_error: negative rank": (lambda: svd.tail_error(a(4), rank=-1), "got -1"),
+    "tail_error: matrix": (lambda: svd.tail_error(a(4, 3), rank=1), "s must be a vector"),
+    "tail_error: integers": (
+        lambda: svd.tail_error(whole(4), rank=1),
+        "s must be floating",
+    ),
+    "rank_for_energy: 0": (
+        lambda: svd.rank_for_energy(a(4), energy=0.0),
+        r"energy must be in \(0, 1\], got 0.0",
+    ),
+    "rank_for_energy: percent": (lambda: svd.rank_for_energy(a(4), energy=95), "got 95"),
+    "rank_for_energy: NaN": (
+        lambda: svd.rank_for_energy(a(4), energy=float("nan")),
+        "got nan",
+    ),
+    "rank_for_energy: matrix": (
+        lambda: svd.rank_for_energy(a(4, 3)),
+        r"s must be a vector of singular values, got shape \(4, 3\)",
+    ),
+    "rank_for_energy: integers": (lambda: svd.rank_for_energy(whole(4)), "s must be floating"),
     "dot: widths": (lambda: similarity.dot(a(3), a(2)), r"a \(3,\) and b \(2,\)"),
     "dot: broadcast": (lambda: similarity.dot(a(3, 2), a(4, 2)), "do not broadcast"),
     "dot: integers": (lambda: similarity.dot(whole(3), whole(3)), "a must be floating"),

@@ -3,13 +3,12 @@ import os
 import socket
 import subprocess
 import sys
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -595,4 +594,6 @@ def test_processes_that_share_the_rows_find_what_one_finds(rng, tmp_path):
             found = result(worker)
             for part, whole in zip(as_pca(found), expected, strict=False):
                 np.testing.assert_allclose(part, whole, rtol=0, atol=2e-6 * np.abs(whole).max())
-            np.testing.assert_allclose(found["scatter"], scatter, rtol=0, atol=2e-6 * scatter.max())
+            np.testing.assert_allclose(
+                found["scatter"], scatter, rtol=0, atol=2e-6 * scatter.max()
+            )

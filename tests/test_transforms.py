@@ -17,23 +17,36 @@ from jax.test_util import check_grads
 from oracles import DTYPES, draw
 
 from lintoolkit import (
+    _checks,
     attention,
     eigen,
     factorize,
     layers,
     regression,
     similarity,
+    svd,
     train,
     transformer,
 )
 from lintoolkit.cost import cost
 
-MODULES = (layers, attention, transformer, similarity, eigen, factorize, regression, train)
+MODULES = (
+    layers,
+    attention,
+    transformer,
+    svd,
+    similarity,
+    eigen,
+    factorize,
+    regression,
+    train,
+)
 
 # They read or write files or streams, or count, so they run on the host. Those that are in the
 # table besides look at values where there are any, and call a jitted function.
 HOST = frozenset(
     """
+    svd.linear_operator
     eigen.pagerank eigen.power_iteration
     factorize.als factorize.implicit_als
     train.fit_in_chunks
@@ -60,6 +73,7 @@ class Case:
     counted: str = "matmul_flops"
     differentiable: bool = True
     batched: bool = True
+    promotes: bool = False  # half precision comes out in float32
 
     def at(self, rng, size=0, dtype="float64"):
         """The function of its array arguments alone, and arguments for it."""
@@ -318,6 +332,40 @@ TABLE = {
         options=lambda config: {"config": config},
         formula=transformer.vit_flops,
     ),
+    "svd.svd": Case(fn=svd.svd, make=lambda array: (array(7, 5),), promotes=True),
+    "svd.truncated_svd": Case(
+        fn=svd.truncated_svd,
+        make=lambda array: (array(5, 7),),
+        options={"rank": 2},
+        promotes=True,
+    ),
+    "svd.randomized_svd": Case(
+        fn=svd.randomized_svd,
+        make=lambda array: (jax.random.key(7), array(7, 5)),
+        options={"rank": 2, "oversample": 1},
+        promotes=True,
+    ),
+    "svd.low_rank": Case(
+        fn=svd.low_rank,
+        make=lambda array: (array(7, 5),),
+        options={"rank": 2},
+        promotes=True,
+    ),
+    "svd.reconstruct": Case(
+        fn=svd.reconstruct,
+        make=lambda array, n, r, d: (
+            svd.SVD(array(n, r), array(r), array(r, d), jnp.array(True)),
+        ),
+        dims=sizes("n r d", (7, 2, 5), (3, 11, 13)),
+        formula=svd.reconstruct_flops,
+        counted="flops",
+    ),
+    "svd.tail_error": Case(
+        fn=svd.tail_error, make=lambda array: (array(7),), options={"rank": 3}
+    ),
+    "svd.rank_for_energy": Case(
+        fn=svd.rank_for_energy, make=lambda array: (array(7),), differentiable=False
+    ),
     "similarity.dot": Case(
         fn=similarity.dot,
         make=lambda array, n, d: (array(n, d), array(n, d)),
@@ -349,6 +397,12 @@ TABLE = {
         fn=eigen.power_iteration,
         make=lambda array: (array(5), jnp.exp(array(5, 5))),
         differentiable=False,
+    ),
+    "eigen.top_eigh": Case(
+        fn=eigen.top_eigh,
+        make=lambda array: (array(7, 7),),
+        options={"rank": 3},
+        promotes=True,
     ),
     "eigen.pagerank": Case(
         # As near as the dtype goes, for the differences' sake.
@@ -517,7 +571,8 @@ def test_dtype_is_kept(name, dtype, rng):
     if not float_leaves(args):
         fn = partial(fn, dtype=jnp.dtype(dtype))
     out = jax.eval_shape(fn, *args)
-    assert {leaf.dtype for leaf in float_leaves(out)} <= {jnp.dtype(dtype)}
+    expected = _checks.wide(jnp.dtype(dtype)) if case.promotes else jnp.dtype(dtype)
+    assert {leaf.dtype for leaf in float_leaves(out)} <= {expected}
 
 
 @every_function
