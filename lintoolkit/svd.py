@@ -81,11 +81,17 @@ def linear_operator(
         TypeError: If a product is no function, or ``dtype`` is not floating.
         ValueError: If ``shape`` is not two sizes of at least 1.
 
+    Cost:
+        Nothing; the products run where it is decomposed, 32 vectors at a time.
+
     Examples:
         >>> d = jnp.arange(1.0, 5.0, dtype=jnp.float32)  # a diagonal matrix
         >>> scale = jax.tree_util.Partial(jnp.multiply, d)
         >>> print(truncated_svd(linear_operator(scale, scale, shape=(4, 4)), rank=2).s)
         [4. 3.]
+
+    References:
+        Golub and Van Loan, Matrix Computations, 4th ed. (2013), section 10.1.
     """
     for name, product in (("matvec", matvec), ("rmatvec", rmatvec)):
         if not callable(product):

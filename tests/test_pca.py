@@ -301,7 +301,9 @@ def test_sparse_rows_are_not_made_dense(rng):
 def test_moments_of_any_parts_in_any_order_merge_into_the_whole(sizes, seed, dtype):
     rng = np.random.default_rng(seed)
     x = draw(rng, sum(sizes), 5, dtype=dtype) + 100
-    parts = [moments(x[end - size : end]) for size, end in zip(sizes, np.cumsum(sizes))]
+    parts = [
+        moments(x[end - size : end]) for size, end in zip(sizes, np.cumsum(sizes), strict=True)
+    ]
     parts = [parts[i] for i in rng.permutation(len(parts))]
     while len(parts) > 1:  # any two neighbours, so any tree
         i = rng.integers(len(parts) - 1)
