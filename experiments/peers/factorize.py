@@ -8,8 +8,6 @@ sorting of the ratings and `implicit`'s transpose among them.
 
 import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 import scipy.sparse
 from implicit.cpu.als import AlternatingLeastSquares
 
+from experiments.peers.measure import medians, timed
 from experiments.runner import run_stamp
 from lintoolkit.cost import cost
 from lintoolkit.factorize import Recommender, _plan, als, implicit_als, predict_rating
@@ -103,22 +102,6 @@ def flops(fit: Callable, arguments: tuple, width: int) -> int:
         turns = sum(-(-int(runs[first : first + block].sum()) // chunk) for first in blocks)
         trips[name] = round(turns / len(blocks))
     return cost(fit, *arguments, while_trips=trips).lowered.flops
-
-
-def timed(call: Callable[[], object]) -> float:
-    """Seconds until the answer is there."""
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
-
-
-def medians(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each, run in turn."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(timed(call))
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def explicit(key: jax.Array, data: tuple) -> list[dict]:

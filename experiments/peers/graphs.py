@@ -6,7 +6,6 @@ results/cpu/graphs.json. Every time is a median of calls after one to warm up.
 
 import json
 import statistics
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import scipy.sparse
 import sknetwork.ranking
 
+from experiments.peers.measure import timed
 from experiments.runner import run_stamp
 from lintoolkit.cost import cost
 from lintoolkit.eigen import pagerank
@@ -58,13 +58,6 @@ def power_iteration(links: scipy.sparse.csr_array, tol: float) -> tuple[np.ndarr
         x = DAMPING * (links @ (x / degrees)) + jumps
         change = np.abs(x - before).sum()
     return x / x.sum(), iterations
-
-
-def timed(call: Callable[[], object]) -> float:
-    """Seconds until the answer is there."""
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
 
 
 def main() -> None:

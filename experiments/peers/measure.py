@@ -24,9 +24,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Seconds of each call, the median of so many rounds in turn after one to warm up."""
-    for call in calls.values():
-        timed(call)
+    """Median seconds of each call, taking turns for so many rounds; warm up before."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -37,8 +35,9 @@ def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float
 def product_rate(n: int = 2048) -> float:
     """FLOPs a second of a product of two square float32 matrices: this machine's ceiling."""
     x = jnp.ones((n, n), jnp.float32)
-    seconds = medians({"product": lambda: x @ x}, 5)["product"]
-    return 2 * n**3 / seconds
+    product = jax.jit(lambda x: x @ x)
+    timed(lambda: product(x))
+    return 2 * n**3 / medians({"product": lambda: product(x)}, 5)["product"]
 
 
 def write(name: str, rows: list[dict], *, key: str, peers: Iterable[str]) -> Path:

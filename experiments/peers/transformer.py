@@ -9,10 +9,8 @@ start from the same numbers and must give the same output.
 import itertools
 import json
 import os
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -27,6 +25,7 @@ import torch
 from flax import nnx
 from torch.nn import functional
 
+from experiments.peers.measure import medians, timed
 from experiments.runner import dump, run_stamp, write
 from lintoolkit.cost import cost
 from lintoolkit.layers import conv2d, conv2d_flops, im2col
@@ -221,22 +220,6 @@ def with_torch(params: Any, x: jax.Array, *, compiled: bool) -> dict[str, Callab
 
 
 # measuring
-
-
-def timed(call: Callable[[], Any]) -> float:
-    """Seconds until the answer is there."""
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
-
-
-def medians(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
-    """Seconds a call, the contenders taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            times[name].append(timed(call))
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def stack(*, depth: int, length: int) -> list[dict]:
