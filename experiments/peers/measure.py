@@ -3,7 +3,7 @@
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from experiments.runner import run_stamp
 RESULTS = Path(__file__).parent.parent / "results"
 
 
-def timed(call: Callable[[], Any]) -> float:
+def timed(call: Callable[..., Any]) -> float:
     """Seconds until the answer is there."""
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
 
 
-def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def medians(calls: Mapping[str, Callable[..., Any]], rounds: int) -> dict[str, float]:
     """Median seconds of each call, taking turns for so many rounds; warm up before."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
