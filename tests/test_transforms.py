@@ -21,6 +21,7 @@ from lintoolkit import (
     eigen,
     factorize,
     layers,
+    pca,
     regression,
     similarity,
     train,
@@ -28,13 +29,14 @@ from lintoolkit import (
 )
 from lintoolkit.cost import cost
 
-MODULES = (layers, attention, transformer, similarity, eigen, factorize, regression, train)
+MODULES = (layers, attention, transformer, similarity, eigen, factorize, regression, train, pca)
 
 # They read or write files or streams, or count, so they run on the host. Those that are in the
 # table besides look at values where there are any, and call a jitted function.
 HOST = frozenset(
     """
     eigen.pagerank eigen.power_iteration
+    pca.fit_pca pca.fit_pca_stream
     factorize.als factorize.implicit_als
     train.fit_in_chunks
     transformer.gpt transformer.generate transformer.gpt_parts transformer.load_gpt2
@@ -60,6 +62,7 @@ class Case:
     counted: str = "matmul_flops"
     differentiable: bool = True
     batched: bool = True
+    promotes: bool = False  # half precision to float32
 
     def at(self, rng, size=0, dtype="float64"):
         """The function of its array arguments alone, and arguments for it."""
@@ -98,6 +101,16 @@ def params_like(array, init, config=None):
     """What an init function returns, drawn small enough that deep stacks keep their size."""
     shapes = jax.eval_shape(init if config is None else partial(init, config=config), KEY)
     return jax.tree.map(lambda leaf: array(*leaf.shape) / 4, shapes)
+
+
+def fitted(array, d, r):
+    deviation, whole = jnp.exp(array(r)), jnp.exp(array())
+    return pca.PCA(array(d), array(r, d), deviation, whole, jnp.array(True))
+
+
+def state(array, d):
+    root = array(d, d)
+    return pca.Moments(3 + jnp.exp(array()), array(d), root @ root.T)
 
 
 def squared(params, batch):
@@ -318,6 +331,41 @@ TABLE = {
         options=lambda config: {"config": config},
         formula=transformer.vit_flops,
     ),
+    "pca.fit_pca": Case(
+        fn=pca.fit_pca, make=lambda array: (array(7, 5),), options={"rank": 2}, promotes=True
+    ),
+    "pca.explained_variance_ratio": Case(
+        fn=pca.explained_variance_ratio, make=lambda array: (fitted(array, 5, 2),)
+    ),
+    "pca.pca_encode": Case(
+        fn=pca.pca_encode,
+        make=lambda array, n, d, r: (fitted(array, d, r), array(n, d)),
+        dims=sizes("n d r", (7, 5, 2), (3, 11, 5)),
+        formula=pca.pca_encode_flops,
+        counted="flops",
+    ),
+    "pca.pca_encode, whitened": Case(
+        fn=pca.pca_encode,
+        make=lambda array: (fitted(array, 5, 2), array(7, 5)),
+        options={"whiten": True},
+    ),
+    "pca.pca_decode": Case(
+        fn=pca.pca_decode,
+        make=lambda array, n, d, r: (fitted(array, d, r), array(n, r)),
+        dims=sizes("n d r", (7, 5, 2), (3, 11, 5)),
+        formula=pca.pca_decode_flops,
+        counted="flops",
+    ),
+    "pca.moments": Case(fn=pca.moments, make=lambda array: (array(7, 5),), promotes=True),
+    "pca.merge_moments": Case(
+        fn=pca.merge_moments, make=lambda array: (state(array, 5), state(array, 5))
+    ),
+    "pca.pca_of_moments": Case(
+        fn=pca.pca_of_moments,
+        make=lambda array: (state(array, 5),),
+        options={"rank": 2},
+        promotes=True,
+    ),
     "similarity.dot": Case(
         fn=similarity.dot,
         make=lambda array, n, d: (array(n, d), array(n, d)),
@@ -517,7 +565,8 @@ def test_dtype_is_kept(name, dtype, rng):
     if not float_leaves(args):
         fn = partial(fn, dtype=jnp.dtype(dtype))
     out = jax.eval_shape(fn, *args)
-    assert {leaf.dtype for leaf in float_leaves(out)} <= {jnp.dtype(dtype)}
+    expected = jnp.promote_types(dtype, "float32") if case.promotes else jnp.dtype(dtype)
+    assert {leaf.dtype for leaf in float_leaves(out)} <= {expected}
 
 
 @every_function
