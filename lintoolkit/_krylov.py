@@ -46,10 +46,8 @@ def kept_rows(rank: int, width: int) -> int:
 
 
 def basis_rows(rank: int, width: int) -> int:
-    """Rows of the basis: the locked, the kept, and room for some blocks more.
-
-    Beside a full basis a block must find as many directions still, to restart with.
-    """
+    """Rows of the basis: the locked, the kept, and room for some blocks more."""
+    # Beside a full basis a block must find as many directions still, to restart with.
     return min(rank + kept_rows(rank, width) + max(6 * BLOCK, rank), width - BLOCK)
 
 
