@@ -14,6 +14,7 @@ from lintoolkit import (
     eigen,
     factorize,
     layers,
+    pca,
     regression,
     similarity,
     svd,
@@ -27,10 +28,12 @@ a = lambda *shape: jnp.ones(shape)
 whole = lambda *shape: jnp.ones(shape, int)
 KERNEL = {"kernel": a(4, 2)}
 HEADS = {name: {"kernel": a(6, 6)} for name in ("query", "key", "value", "out")}
+FITTED = pca.PCA(a(3), a(2, 3), a(2), a(), jnp.array(True))
 QKV = a(5, 3, 7), a(2, 3, 7), a(2, 3, 11)
 GET = jax.random.key(0)
 squared = lambda w, x: (w - x) ** 2
 fit = partial(train.fit, optimizer=optax.sgd(0.1))
+stream = partial(pca.fit_pca_stream, rank=1)
 rank = partial(eigen.pagerank, n=3)
 truncated = partial(svd.truncated_svd, rank=2)
 randomized = partial(svd.randomized_svd, GET, rank=2)
@@ -545,6 +548,146 @@ WRONG = {
     "analogy: k": (lambda: similarity.analogy(a(4, 3), 0, 1, 2, k=2), "the 1 rows"),
     "analogy: table": (lambda: similarity.analogy(a(4), 0, 1, 2), "table must be"),
     "analogy: rows": (lambda: similarity.analogy(a(4, 3), 0, 1, 2.0), "c must be one integer"),
+    "fit_pca: integers": (lambda: pca.fit_pca(whole(5, 3), rank=1), "x must be floating"),
+    "fit_pca: NumPy": (lambda: pca.fit_pca(np.ones((5, 3)), rank=1), "x must be one array"),
+    "fit_pca: masked": (
+        lambda: pca.fit_pca(np.ma.ones((5, 3)), rank=1),
+        "x must be one array, got Mask",
+    ),
+    "fit_pca: vector": (
+        lambda: pca.fit_pca(a(5), rank=1),
+        r"x must be a matrix of 2 rows or more, \(n, d\), got shape \(5,\)",
+    ),
+    "fit_pca: 4-D": (lambda: pca.fit_pca(a(2, 2, 5, 3), rank=1), "jax.vmap takes many"),
+    "fit_pca: one row": (lambda: pca.fit_pca(a(1, 3), rank=1), "2 rows or more"),
+    "fit_pca: empty": (lambda: pca.fit_pca(a(5, 0), rank=1), "x has shape"),
+    "fit_pca: rank 0": (
+        lambda: pca.fit_pca(a(5, 3), rank=0),
+        "rank must be a whole number of at least 1, got 0",
+    ),
+    "fit_pca: negative rank": (lambda: pca.fit_pca(a(5, 3), rank=-1), "at least 1, got -1"),
+    "fit_pca: rank 4": (
+        lambda: pca.fit_pca(a(5, 3), rank=4),
+        "rank must be between 1 and 3, the shorter side, got 4",
+    ),
+    "fit_pca: no size": (lambda: pca.fit_pca(a(5, 3)), "give either rank or variance"),
+    "fit_pca: two sizes": (
+        lambda: pca.fit_pca(a(5, 3), rank=2, variance=0.5),
+        "give either rank or variance, got rank=2 and variance=0.5",
+    ),
+    "fit_pca: variance 0": (
+        lambda: pca.fit_pca(a(5, 3), variance=0.0),
+        r"variance must be a share in \(0, 1\], got 0.0",
+    ),
+    "fit_pca: variance 2": (lambda: pca.fit_pca(a(5, 3), variance=2.0), "share in .* got 2.0"),
+    "fit_pca: variance NaN": (
+        lambda: pca.fit_pca(a(5, 3), variance=float("nan")),
+        "share in .* got nan",
+    ),
+    "fit_pca: variance under jit": (
+        lambda: jax.jit(partial(pca.fit_pca, variance=0.5))(a(5, 3)),
+        "variance chooses a size.* pass rank",
+    ),
+    "fit_pca: where": (
+        lambda: pca.fit_pca(a(5, 3), rank=1, where=a(5)),
+        r"where must be boolean, one flag a row, shape \(5,\), got float64 \(5,\)",
+    ),
+    "fit_pca: short where": (
+        lambda: pca.fit_pca(a(5, 3), rank=1, where=jnp.ones(3, bool)),
+        r"where must be boolean.* got bool \(3,\)",
+    ),
+    "fit_pca: where, list": (
+        lambda: pca.fit_pca(a(5, 3), rank=1, where=[True] * 5),
+        "where must be one array, got list",
+    ),
+    "fit_pca: where, sparse": (
+        lambda: pca.fit_pca(BCOO.fromdense(a(5, 3)), rank=1, where=jnp.ones(5, bool)),
+        "where is for dense x",
+    ),
+    "fit_pca: solver": (
+        lambda: pca.fit_pca(a(5, 3), rank=1, solver="full"),
+        "solver must be one of .* got 'full'",
+    ),
+    "fit_pca: seed": (
+        lambda: pca.fit_pca(a(5, 3), rank=1, key=0),
+        "key must be one random key",
+    ),
+    "explained_variance_ratio: integers": (
+        lambda: pca.explained_variance_ratio(FITTED._replace(total_variance=whole())),
+        "total_variance must be floating",
+    ),
+    "pca_encode: integers": (lambda: pca.pca_encode(FITTED, whole(5, 3)), "x must be floating"),
+    "pca_encode: width": (
+        lambda: pca.pca_encode(FITTED, a(5, 2)),
+        r"x \(5, 2\) must have rows of 3, the width that was fitted",
+    ),
+    "pca_encode: scalar": (lambda: pca.pca_encode(FITTED, a()), "must have rows of 3"),
+    "pca_decode: integers": (
+        lambda: pca.pca_decode(FITTED, whole(5, 2)),
+        "codes must be floating",
+    ),
+    "pca_decode: width": (
+        lambda: pca.pca_decode(FITTED, a(5, 3)),
+        r"codes \(5, 3\) must have one coordinate for each of the 2 components",
+    ),
+    "moments: integers": (lambda: pca.moments(whole(5, 3)), "x must be floating"),
+    "moments: vector": (lambda: pca.moments(a(5)), "a matrix of 1 rows or more"),
+    "moments: where": (
+        lambda: pca.moments(a(5, 3), where=a(5)),
+        "where must be boolean, one flag a row",
+    ),
+    "merge_moments: widths": (
+        lambda: pca.merge_moments(pca.moments(a(5, 3)), pca.moments(a(5, 2))),
+        r"rows must have one width, got \(3,\) and \(2,\)",
+    ),
+    "merge_moments: integers": (
+        lambda: pca.merge_moments(pca.moments(a(5, 3))._replace(mean=whole(3)), FITTED),
+        "a.mean must be floating",
+    ),
+    "pca_of_moments: rank": (
+        lambda: pca.pca_of_moments(pca.moments(a(5, 3)), rank=4),
+        "rank must be between 1 and 3",
+    ),
+    "pca_of_moments: integers": (
+        lambda: pca.pca_of_moments(pca.moments(a(5, 3))._replace(scatter=whole(3, 3)), rank=1),
+        "scatter must be floating",
+    ),
+    "fit_pca_stream: widths": (
+        lambda: stream([a(5, 3), a(5, 3), a(5, 2)]),
+        "chunk 2 has 2 columns, the chunks before it 3",
+    ),
+    "fit_pca_stream: integers": (
+        lambda: stream([a(5, 3), whole(5, 3)]),
+        "chunk 1 must be floating, got int64",
+    ),
+    "fit_pca_stream: vector": (
+        lambda: stream([a(5)]),
+        r"chunk 0 must be a matrix with rows in it, got shape \(5,\)",
+    ),
+    "fit_pca_stream: empty": (lambda: stream([a(5, 3), a(0, 3)]), "chunk 1 must be a matrix"),
+    "fit_pca_stream: masked": (
+        lambda: stream([np.ma.ones((5, 3))]),
+        "chunk 0 is a masked array",
+    ),
+    "fit_pca_stream: no chunk": (lambda: stream([]), "two rows or more are needed, got 0"),
+    "fit_pca_stream: one row": (
+        lambda: stream([a(1, 3)]),
+        "two rows or more are needed, got 1",
+    ),
+    "fit_pca_stream: 4-D": (lambda: stream(np.ones((2, 2, 5, 3))), "must be a matrix .n, d."),
+    "fit_pca_stream: chunk_rows": (
+        lambda: stream(np.ones((5, 3)), chunk_rows=0),
+        "chunk_rows must be a whole number",
+    ),
+    "fit_pca_stream: rank": (lambda: stream([a(5, 3)], rank=4), "rank must be between 1 and 3"),
+    "fit_pca_stream: no size": (
+        lambda: stream([a(5, 3)], rank=None),
+        "give either rank or variance",
+    ),
+    "fit_pca_stream: variance": (
+        lambda: pca.fit_pca_stream([a(5, 3)], variance=-0.1),
+        "variance must be a share",
+    ),
     "power_iteration: matrix": (
         lambda: eigen.power_iteration(a(3), a(3, 2)),
         r"matrix must be \(n, n\) and start \(n,\) with one n, got \(3, 2\) and \(3,\)",

@@ -57,8 +57,8 @@ def reference(x):
     return mean, vt, s**2 / (len(x) - 1)
 
 
-def assert_is_pca(fitted, x, rtol, gap=0.0):
-    """Agrees with the oracle on all; on directions as far as their gaps allow."""
+def assert_is_pca(fitted, x, rtol, directions=None):
+    """Agrees with the oracle; in directions to 100 times the tolerance, or as told."""
     mean, components, variances = reference(x)
     rank = len(fitted.components)
     assert fitted.ok
@@ -75,7 +75,7 @@ def assert_is_pca(fitted, x, rtol, gap=0.0):
     )
     found = exact(fitted.components)
     np.testing.assert_allclose(found @ found.T, np.eye(rank), atol=rtol)
-    np.testing.assert_allclose(found, components[:rank], atol=max(gap, 100 * rtol))
+    np.testing.assert_allclose(found, components[:rank], atol=directions or 100 * rtol)
 
 
 def by_covariance(x, rank):
@@ -109,7 +109,8 @@ def test_components_are_those_of_a_full_svd(rng, shape, dtype, solver):
         x = with_spectrum(rng, *shape, spectrum, dtype)
         fitted = fit_pca(x, rank=RANK, solver=solver)
         assert {part.dtype for part in fitted[:-1]} == {jnp.dtype(dtype)}
-        assert_is_pca(fitted, x, rtol)
+        # Steps end when values are right to eps: vectors are to its root.
+        assert_is_pca(fitted, x, rtol, rtol**0.5 if solver == "krylov" else None)
     # The last spectrum is out of the covariance's reach.
     deviations = np.sqrt(reference(x)[2][:RANK])
     found = np.sqrt(exact(fitted.explained_variance))
@@ -275,8 +276,7 @@ def test_sparse_rows_are_as_if_dense(rng, shape, kind):
     x = 1 + draw(rng, *shape) * jnp.asarray(rng.random(shape[1]))
     x = x * jnp.asarray(rng.random(shape) < 0.1, x.dtype)
     fitted = fit_pca(kind.fromdense(x), rank=5)
-    for part, expected in zip(fitted, fit_pca(x, rank=5), strict=True):
-        np.testing.assert_allclose(part, expected, rtol=1e-9, atol=1e-9)
+    assert_is_pca(fitted, x, 1e-12, 1e-6)
 
 
 def test_sparse_rows_are_not_made_dense(rng):
@@ -301,9 +301,7 @@ def test_sparse_rows_are_not_made_dense(rng):
 def test_moments_of_any_parts_in_any_order_merge_into_the_whole(sizes, seed, dtype):
     rng = np.random.default_rng(seed)
     x = draw(rng, sum(sizes), 5, dtype=dtype) + 100
-    parts = [
-        moments(x[end - size : end]) for size, end in zip(sizes, np.cumsum(sizes), strict=True)
-    ]
+    parts = [moments(part) for part in jnp.split(x, np.cumsum(sizes)[:-1])]
     parts = [parts[i] for i in rng.permutation(len(parts))]
     while len(parts) > 1:  # any two neighbours, so any tree
         i = rng.integers(len(parts) - 1)
@@ -583,7 +581,7 @@ def test_processes_that_share_the_rows_find_what_one_finds(rng, tmp_path):
     x = rng.standard_normal((404, 31)) * np.linspace(3, 1, 31)
     np.save(tmp_path / "rows.npy", x.astype("float32"))
     expected = fit_pca(jnp.asarray(x[:-3], "float32"), rank=5)
-    scatter = exact(moments(jnp.asarray(x[:-3], "float32")).scatter)
+    scatter = moments(jnp.asarray(x[:-3], "float32")).scatter
     for count in (2, 4):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

@@ -22,6 +22,7 @@ from lintoolkit import (
     eigen,
     factorize,
     layers,
+    pca,
     regression,
     similarity,
     svd,
@@ -35,6 +36,7 @@ MODULES = (
     attention,
     transformer,
     svd,
+    pca,
     similarity,
     eigen,
     factorize,
@@ -48,6 +50,7 @@ HOST = frozenset(
     """
     svd.linear_operator
     eigen.pagerank eigen.power_iteration
+    pca.fit_pca pca.fit_pca_stream
     factorize.als factorize.implicit_als
     train.fit_in_chunks
     transformer.gpt transformer.generate transformer.gpt_parts transformer.load_gpt2
@@ -112,6 +115,16 @@ def params_like(array, init, config=None):
     """What an init function returns, drawn small enough that deep stacks keep their size."""
     shapes = jax.eval_shape(init if config is None else partial(init, config=config), KEY)
     return jax.tree.map(lambda leaf: array(*leaf.shape) / 4, shapes)
+
+
+def fitted(array, d, r):
+    deviation, whole = jnp.exp(array(r)), jnp.exp(array())
+    return pca.PCA(array(d), array(r, d), deviation, whole, jnp.array(True))
+
+
+def state(array, d):
+    root = array(d, d)
+    return pca.Moments(3 + jnp.exp(array()), array(d), root @ root.T)
 
 
 def squared(params, batch):
@@ -365,6 +378,41 @@ TABLE = {
     ),
     "svd.rank_for_energy": Case(
         fn=svd.rank_for_energy, make=lambda array: (array(7),), differentiable=False
+    ),
+    "pca.fit_pca": Case(
+        fn=pca.fit_pca, make=lambda array: (array(7, 5),), options={"rank": 2}, promotes=True
+    ),
+    "pca.explained_variance_ratio": Case(
+        fn=pca.explained_variance_ratio, make=lambda array: (fitted(array, 5, 2),)
+    ),
+    "pca.pca_encode": Case(
+        fn=pca.pca_encode,
+        make=lambda array, n, d, r: (fitted(array, d, r), array(n, d)),
+        dims=sizes("n d r", (7, 5, 2), (3, 11, 5)),
+        formula=pca.pca_encode_flops,
+        counted="flops",
+    ),
+    "pca.pca_encode, whitened": Case(
+        fn=pca.pca_encode,
+        make=lambda array: (fitted(array, 5, 2), array(7, 5)),
+        options={"whiten": True},
+    ),
+    "pca.pca_decode": Case(
+        fn=pca.pca_decode,
+        make=lambda array, n, d, r: (fitted(array, d, r), array(n, r)),
+        dims=sizes("n d r", (7, 5, 2), (3, 11, 5)),
+        formula=pca.pca_decode_flops,
+        counted="flops",
+    ),
+    "pca.moments": Case(fn=pca.moments, make=lambda array: (array(7, 5),), promotes=True),
+    "pca.merge_moments": Case(
+        fn=pca.merge_moments, make=lambda array: (state(array, 5), state(array, 5))
+    ),
+    "pca.pca_of_moments": Case(
+        fn=pca.pca_of_moments,
+        make=lambda array: (state(array, 5),),
+        options={"rank": 2},
+        promotes=True,
     ),
     "similarity.dot": Case(
         fn=similarity.dot,
