@@ -103,6 +103,7 @@ def top_ritz(
 
         finite = jnp.isfinite(inner).all()
         values, mix = _top_pairs(jnp.where(finite, projected, 0), count, filled, keep)
+        values = jnp.where(finite, values, jnp.nan)
         outflow = lax.dynamic_slice_in_dim(mix, last, BLOCK).T @ factor
         enough = jnp.maximum(accuracy * jnp.abs(values), 4 * eps * jnp.abs(values).max())
         asked = index[:keep] < rank - count

@@ -208,7 +208,8 @@ def leading(
 
     def refined(rows: Array, _: Array) -> tuple[Array, Array, Array]:
         q, _ = orthonormal(products.push(rows))
-        _, s, new, _ = small_svd(products.pull(q))
+        _, s, new, finite = small_svd(products.pull(q))
+        s = jnp.where(finite, s, jnp.nan)
         # How far a new row leaves the old ones' span bounds its residual, relative to s.
         errors = jnp.linalg.norm(new - (new @ rows.T) @ rows, axis=1)
         return s, new, errors

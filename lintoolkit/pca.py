@@ -64,7 +64,7 @@ def fit_pca(
     r"""Find the orthogonal directions along which the rows vary most.
 
     $X - 1\mu^\top \approx U \, \mathrm{diag}(s) \, V^\top$, truncated; the variance along a row
-    of $V^\top$ is $s^2 / (n - 1)$. Found as by `lintoolkit.svd.truncated_svd`, to working
+    of $V^\top$ is $\lambda = s^2 / (n - 1)$. Found as by `lintoolkit.svd.truncated_svd`, to working
     precision, on the centred matrix, which is formed block by block, or never where ``x`` is
     sparse. What lies below √eps of the largest deviation is found too, unlike from a
     covariance matrix.
@@ -130,7 +130,7 @@ def fit_pca(
 def explained_variance_ratio(pca: PCA) -> Float[Array, " r"]:
     r"""Tell what share of all variance lies along each component.
 
-    $\lambda_i / \sum_{j \le d} \lambda_j$ over all d variances, not the kept ones alone.
+    $p_i = \lambda_i / \sum_{j \le d} \lambda_j$, over all d variances, not the kept ones alone.
 
     Args:
         pca: What `fit_pca` returns.

@@ -446,10 +446,11 @@ def _truncated(
     rows = found.rows[:rank]
     # The best of X within the rows' span, from X itself, not squared.
     q, factor = orthonormal(products.push(rows))
-    left, s, mix, _ = small_svd(factor)
+    left, s, mix, finite = small_svd(factor)
     rows = mix @ rows
     columns = complete(push(q, left.T))
-    return _finished(*products.triplets(columns, s, rows), found.converged & found.finite)
+    ok = found.converged & found.finite & finite
+    return _finished(*products.triplets(columns, s, rows), ok)
 
 
 def _finished(u: Array, s: Array, vt: Array, ok: Array) -> SVD:

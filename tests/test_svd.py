@@ -129,7 +129,9 @@ def test_the_error_is_the_least_one_on_every_spectrum(shape, dtype):
         values = np.linalg.svd(oracles.exact(x), compute_uv=False)
         least = 8 * float(jnp.finfo(dtype).eps) * values[0] / values[RANK - 1]
         np.testing.assert_allclose(found.s, values[:RANK], rtol=max(1e-5, least), err_msg=name)
-        assert excess(x, *found[:3]) <= 1e-5, name
+        # Beside an outlier, as good as the rounding of its size allows.
+        limit = max(1e-5, least) if name == outlier else 1e-5
+        assert excess(x, *found[:3]) <= limit, name
     assert excess(x, found.u, found.s, found.vt[::-1]) > 1  # control
 
 
@@ -209,9 +211,7 @@ def test_squares_do_not_leave_the_range(rng, path, scale):
     expected = PATHS[path](x)
     assert found.ok
     np.testing.assert_allclose(oracles.exact(found.s) / scale, expected.s, rtol=1e-5)
-    assert not np.isfinite(1 / jnp.square(jnp.float32(scale) * 1.0)) or not np.isfinite(
-        jnp.square(jnp.float32(scale) * 1.0)
-    )  # control
+    assert jnp.square(jnp.float32(scale)) in (0, jnp.inf)  # control
     np.testing.assert_allclose(found.vt, expected.vt, atol=1e-3)
 
 
@@ -399,15 +399,13 @@ def test_all_kinds_of_matrix_are_one_matrix(rng, shape):
 
 def test_a_sparse_matrix_stays_sparse():
     n, d, entries = 20011, 3001, 4999
-    x = BCOO(
-        (
-            jax.ShapeDtypeStruct((entries,), "float32"),
-            jax.ShapeDtypeStruct((entries, 2), "int32"),
-        ),
-        shape=(n, d),
+    program = jax.jit(
+        lambda data, places: truncated_svd(BCOO((data, places), shape=(n, d)), rank=3)
+    ).lower(
+        jax.ShapeDtypeStruct((entries,), "float32"),
+        jax.ShapeDtypeStruct((entries, 2), "int32"),
     )
-    program = truncated_svd.lower(x, rank=3).compile().memory_analysis()
-    assert program.temp_size_in_bytes < 4 * n * d / 5
+    assert program.compile().memory_analysis().temp_size_in_bytes < 4 * n * d / 5
 
 
 # Derivatives
