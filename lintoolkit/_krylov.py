@@ -109,7 +109,6 @@ def top_ritz(
         asked = index[:keep] < rank - count
         converged = jnp.all((jnp.linalg.norm(outflow, axis=1) <= enough) | ~asked)
         converged &= finite & (filled >= rank)
-        values = jnp.where(finite, values, jnp.nan)
         full = filled + BLOCK > size
         stop = converged | ~finite | (full & (s.restarts >= restarts))
 

@@ -64,9 +64,9 @@ def fit_pca(
     r"""Find the orthogonal directions along which the rows vary most.
 
     $X - 1\mu^\top \approx U \, \mathrm{diag}(s) \, V^\top$, truncated; the variance along a row
-    of $V^\top$ is $\lambda = s^2 / (n - 1)$. Found as by `lintoolkit.svd.truncated_svd`, to working
-    precision, on the centred matrix, which is formed block by block, or never where ``x`` is
-    sparse. What lies below √eps of the largest deviation is found too, unlike from a
+    of $V^\top$ is $\lambda = s^2 / (n - 1)$. Found as by `lintoolkit.svd.truncated_svd`, to
+    working precision, on the centred matrix, which is formed block by block, or never where
+    ``x`` is sparse. What lies below √eps of the largest deviation is found too, unlike from a
     covariance matrix.
 
     Rows may be sharded, on automatic and explicit meshes: only sums over them travel between
