@@ -74,6 +74,16 @@ def gram(of: Callable[..., Array], *arrays: Array) -> Array:
     return lax.platform_dependent(*arrays, cpu=by_tiles, default=in_one)
 
 
+def one_row(x: Array, where: Array | None) -> Array:
+    """The first row, of those that count."""
+    if jax.device_count() == 1:
+        return x[0] if where is None else x[jnp.argmax(where)]
+    # Slicing gathers sharded rows, or is refused; least numbers and sums do not.
+    number = lax.broadcasted_iota(jnp.int32, x.shape, 0)
+    counted = number if where is None else jnp.where(where[:, None], number, len(x))
+    return jnp.where(number == counted.min(), x, 0).sum(axis=0)
+
+
 def _blocked(x: Array) -> bool:
     return len(x) >= 2 * BLOCK and jax.device_count() == 1
 

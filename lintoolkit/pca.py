@@ -21,7 +21,7 @@ from jax.experimental import sparse
 from jaxtyping import Array, Bool, Float
 
 from lintoolkit import _checks
-from lintoolkit._rows import gram, total
+from lintoolkit._rows import gram, one_row, total
 from lintoolkit._triplets import change, highest, leading, products_of, signs, small_svd
 from lintoolkit.layers import AnyKey
 
@@ -64,7 +64,7 @@ def fit_pca(
     r"""Find the orthogonal directions along which the rows vary most.
 
     $X - 1\mu^\top \approx U \, \mathrm{diag}(s) \, V^\top$, truncated; the variance along a row
-    of $V^\top$ is $s^2 / (n - 1)$. Found as by `lintoolkit.svd.truncated_svd`, to working
+    of $V^\top$ is $\lambda = s^2 / (n - 1)$. Found as by `lintoolkit.svd.truncated_svd`, to working
     precision, on the centred matrix, which is formed block by block, or never where ``x`` is
     sparse. What lies below √eps of the largest deviation is found too, unlike from a
     covariance matrix.
@@ -130,7 +130,7 @@ def fit_pca(
 def explained_variance_ratio(pca: PCA) -> Float[Array, " r"]:
     r"""Tell what share of all variance lies along each component.
 
-    $\lambda_i / \sum_{j \le d} \lambda_j$ over all d variances, not the kept ones alone.
+    $\rho_i = \lambda_i / \sum_{j \le d} \lambda_j$ over all d variances, not the kept ones alone.
 
     Args:
         pca: What `fit_pca` returns.
@@ -536,7 +536,7 @@ def _components(x: Any, where: Any, key: Any, rank: int, solver: Solver) -> PCA:
 def _spread(x: Array, where: Array | None = None) -> tuple[Array, Array, Array]:
     """Number of rows, mean, and the sum of squared distances from it."""
     # Relative to one of the rows, so that a large mean does not drown the deviations.
-    origin = x[0] if where is None else x[jnp.argmax(where)]
+    origin = one_row(x, where)
 
     def sums(*rows: Array) -> tuple[Array, Array, Array]:
         off = _less(origin, *rows)
