@@ -64,9 +64,9 @@ def fit_pca(
     r"""Find the orthogonal directions along which the rows vary most.
 
     $X - 1\mu^\top \approx U \, \mathrm{diag}(s) \, V^\top$, truncated; the variance along a row
-    of $V^\top$ is $\lambda = s^2 / (n - 1)$. Found as by `lintoolkit.svd.truncated_svd`, to working
-    precision, on the centred matrix, which is formed block by block, or never where ``x`` is
-    sparse. What lies below √eps of the largest deviation is found too, unlike from a
+    of $V^\top$ is $\lambda = s^2 / (n - 1)$. Found as by `lintoolkit.svd.truncated_svd`, to
+    working precision, on the centred matrix, which is formed block by block, or never where
+    ``x`` is sparse. What lies below √eps of the largest deviation is found too, unlike from a
     covariance matrix.
 
     Rows may be sharded, on automatic and explicit meshes: only sums over them travel between
@@ -130,7 +130,8 @@ def fit_pca(
 def explained_variance_ratio(pca: PCA) -> Float[Array, " r"]:
     r"""Tell what share of all variance lies along each component.
 
-    $\rho_i = \lambda_i / \sum_{j \le d} \lambda_j$ over all d variances, not the kept ones alone.
+    $\rho_i = \lambda_i / \sum_{j \le d} \lambda_j$ over all d variances, not only
+    the kept ones.
 
     Args:
         pca: What `fit_pca` returns.
@@ -398,7 +399,7 @@ def pca_of_moments(state: Moments, *, rank: int) -> PCA:
     """
     _checks.floats("pca_of_moments", mean=state.mean, scatter=state.scatter)
     _check_size("pca_of_moments", rank, None, len(state.mean))
-    count, mean, scatter = state
+    count, mean, scatter = (part.astype(_checks.wide(part.dtype)) for part in state)
     finite = jnp.isfinite(scatter).all() & jnp.isfinite(mean).all() & (count > 1)
     values, v = jnp.linalg.eigh(jnp.where(finite, scatter, 0))
     variances = jnp.maximum(values, 0)[::-1] / jnp.where(finite, count - 1, 1)
