@@ -8,6 +8,7 @@ one, which the compiler partitions into local products and an all-reduce.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import jax
@@ -72,6 +73,22 @@ def gram(of: Callable[..., Array], *arrays: Array) -> Array:
     if not _blocked(arrays[0]) or width < 2 * TILE:
         return total(in_one, *arrays)
     return lax.platform_dependent(*arrays, cpu=by_tiles, default=in_one)
+
+
+def one_row(x: Array, where: Array | None) -> Array:
+    """The first row, of those that count."""
+    if jax.device_count() == 1:
+        return x[0] if where is None else x[jnp.argmax(where)]
+    # Slicing gathers sharded rows, or is refused; least numbers and sums do not.
+    number = lax.broadcasted_iota(jnp.int32, x.shape, 0)
+    counted = number if where is None else jnp.where(where[:, None], number, len(x))
+    return jnp.where(number == counted.min(), x, 0).sum(axis=0)
+
+
+def on_mesh_of(x: Array) -> AbstractContextManager:
+    """Make arrays on the mesh of x, whether or not the caller has set it: they must meet."""
+    mesh = jax.typeof(x).sharding.mesh
+    return nullcontext() if mesh.empty else jax.sharding.use_abstract_mesh(mesh)
 
 
 def _blocked(x: Array) -> bool:

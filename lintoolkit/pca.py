@@ -21,8 +21,18 @@ from jax.experimental import sparse
 from jaxtyping import Array, Bool, Float
 
 from lintoolkit import _checks
-from lintoolkit._rows import gram, total
-from lintoolkit._triplets import change, highest, leading, products_of, signs, small_svd
+from lintoolkit._rows import gram, on_mesh_of, one_row, total
+from lintoolkit._triplets import (
+    LinearOperator,
+    change,
+    dense_of,
+    highest,
+    leading,
+    matrix_of,
+    products_of,
+    signs,
+    small_svd,
+)
 from lintoolkit.layers import AnyKey
 
 Solver = Literal["auto", "gram", "krylov"]
@@ -108,15 +118,9 @@ def fit_pca(
     x = _rows_of("fit_pca", x)
     n, d = x.shape
     _check_size("fit_pca", rank, variance, min(n, d))
-    if where is not None:
-        _checks.arrays("fit_pca", where=where)
-        if where.dtype != bool or where.shape != (n,):
-            raise ValueError(
-                f"fit_pca: where must be boolean, one flag a row, shape ({n},), got "
-                f"{where.dtype} {where.shape}."
-            )
-        if isinstance(x, sparse.BCOO):
-            raise ValueError("fit_pca: where is for dense x; drop the rows of a sparse one.")
+    _check_where("fit_pca", where, n)
+    if where is not None and isinstance(x, sparse.BCOO):
+        raise ValueError("fit_pca: where is for dense x; drop the rows of a sparse one.")
     if solver not in get_args(Solver):
         raise ValueError(f"fit_pca: solver must be one of {get_args(Solver)}, got {solver!r}.")
     if key is not None:
@@ -312,12 +316,8 @@ def moments(x: Float[Array, "n d"], *, where: Bool[Array, " n"] | None = None) -
         Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance (1983), The
         American Statistician 37(3).
     """
-    x = _rows_of("moments", x, least=1)
-    if where is not None and (where.dtype != bool or where.shape != x.shape[:1]):
-        raise ValueError(
-            f"moments: where must be boolean, one flag a row, shape {x.shape[:1]}, got "
-            f"{where.dtype} {where.shape}."
-        )
+    x = dense_of("moments", x)
+    _check_where("moments", where, len(x))
     data = (x,) if where is None else (x, where)
     count, mean, _ = _spread(*data)
     with highest:
@@ -398,7 +398,7 @@ def pca_of_moments(state: Moments, *, rank: int) -> PCA:
     """
     _checks.floats("pca_of_moments", mean=state.mean, scatter=state.scatter)
     _check_size("pca_of_moments", rank, None, len(state.mean))
-    count, mean, scatter = state
+    count, mean, scatter = (part.astype(_checks.wide(part.dtype)) for part in state)
     finite = jnp.isfinite(scatter).all() & jnp.isfinite(mean).all() & (count > 1)
     values, v = jnp.linalg.eigh(jnp.where(finite, scatter, 0))
     variances = jnp.maximum(values, 0)[::-1] / jnp.where(finite, count - 1, 1)
@@ -410,7 +410,7 @@ def fit_pca_stream(
     *,
     rank: int | None = None,
     variance: float | None = None,
-    chunk_rows: int = 65536,
+    chunk_rows: int = 8192,
 ) -> PCA:
     r"""Find the principal components of rows that do not fit into memory.
 
@@ -454,9 +454,11 @@ def fit_pca_stream(
             _check_size("fit_pca_stream", rank, variance, rows.shape[1])
         # Shorter chunks are padded to the longest so far: no compilation of their own.
         padded = max(padded, len(rows))
-        filled = np.zeros((padded, rows.shape[1]), rows.dtype)
-        filled[: len(rows)] = rows
-        part = moments(jnp.asarray(filled), where=jnp.arange(padded) < len(rows))
+        short = padded - len(rows)
+        counted = jnp.arange(padded) < len(rows)
+        part = moments(
+            jnp.asarray(np.pad(rows, ((0, short), (0, 0))) if short else rows), where=counted
+        )
         dtype = part.mean.dtype
         # Fetched before the next chunk is read: chunks must not queue up in memory.
         wide: Any = jax.tree.map(lambda value: np.asarray(value, np.float64), part)
@@ -488,7 +490,8 @@ def _fit(x: Any, where: Array | None, key: Array | None, rank: int, solver: Solv
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _fit_dense(x: Array, where: Any, key: Any, rank: int, solver: Solver) -> PCA:
-    return _components(x, where, key, rank, solver)
+    with on_mesh_of(x):
+        return _components(x, where, key, rank, solver)
 
 
 @_fit_dense.defjvp
@@ -536,7 +539,7 @@ def _components(x: Any, where: Any, key: Any, rank: int, solver: Solver) -> PCA:
 def _spread(x: Array, where: Array | None = None) -> tuple[Array, Array, Array]:
     """Number of rows, mean, and the sum of squared distances from it."""
     # Relative to one of the rows, so that a large mean does not drown the deviations.
-    origin = x[0] if where is None else x[jnp.argmax(where)]
+    origin = one_row(x, where)
 
     def sums(*rows: Array) -> tuple[Array, Array, Array]:
         off = _less(origin, *rows)
@@ -585,18 +588,25 @@ def _first(function: str, pca: PCA, share: float) -> PCA:
 
 def _rows_of(function: str, x: Any, *, least: int = 2) -> Any:
     """Rows in a dtype that is computed in, or a refusal."""
-    if isinstance(x, sparse.BCSR):
-        x = x.to_bcoo()
-    _checks.floats(function, x=x.data if isinstance(x, sparse.BCOO) else x)
-    if x.ndim != 2 or x.shape[0] < least:
+    x = matrix_of(function, x)
+    if isinstance(x, LinearOperator):
+        raise TypeError(f"{function}: x must be an array or sparse: a mean takes its rows.")
+    if x.shape[0] < least:
         raise ValueError(
-            f"{function}: x must be a matrix of {least} rows or more, (n, d), got shape "
-            f"{x.shape}; jax.vmap takes many."
+            f"{function}: x must have {least} rows or more, got {x.shape}; jax.vmap takes many."
         )
-    wide = _checks.wide(x.dtype)
-    if isinstance(x, sparse.BCOO):
-        return sparse.BCOO((x.data.astype(wide), x.indices), shape=x.shape)
-    return x.astype(wide)
+    return x
+
+
+def _check_where(function: str, where: Array | None, n: int) -> None:
+    if where is None:
+        return
+    _checks.arrays(function, where=where)
+    if where.dtype != bool or where.shape != (n,):
+        raise ValueError(
+            f"{function}: where must be boolean, one flag a row, shape ({n},), got "
+            f"{where.dtype} {where.shape}."
+        )
 
 
 def _check_size(function: str, rank: int | None, variance: float | None, limit: int) -> None:

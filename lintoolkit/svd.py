@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lintoolkit import _checks, _krylov
-from lintoolkit._rows import push
+from lintoolkit._rows import on_mesh_of, push
 from lintoolkit._triplets import (
     LinearOperator,
     Matrix,
@@ -78,7 +78,7 @@ def linear_operator(
         What the decompositions take in place of an array. Gradients do not pass through it.
 
     Raises:
-        TypeError: If a product is no function, or ``dtype`` is not floating.
+        TypeError: If a product is no function, or ``dtype`` is not float32 or float64.
         ValueError: If ``shape`` is not two sizes of at least 1.
 
     Cost:
@@ -99,6 +99,11 @@ def linear_operator(
                 f"linear_operator: {name} must be a function of a vector, got {product!r}."
             )
     _checks.float_dtype("linear_operator", dtype)
+    if jnp.finfo(dtype).bits < 32:
+        raise TypeError(
+            f"linear_operator: dtype must be float32 or float64, got {jnp.dtype(dtype)}; widen "
+            "inside the products."
+        )
     if len(shape) != 2:
         raise ValueError(f"linear_operator: shape must be (n, d), got {shape}.")
     _checks.positive("linear_operator", n=shape[0], d=shape[1])
@@ -390,10 +395,8 @@ def tail_error(s: Float[Array, " r"], *, rank: int) -> Float[Array, ""]:
         Eckart and Young, The Approximation of One Matrix by Another of Lower Rank (1936).
     """
     _check_spectrum("tail_error", s)
-    if not 0 <= rank <= len(s):
-        raise ValueError(
-            f"tail_error: rank must be between 0 and the {len(s)} values, got {rank}."
-        )
+    if not isinstance(rank, int | np.integer) or not 0 <= rank <= len(s):
+        raise ValueError(f"tail_error: rank must be a whole number in 0..{len(s)}, got {rank}.")
     return jnp.linalg.norm(s[rank:]) if rank < len(s) else jnp.zeros((), s.dtype)
 
 
@@ -489,7 +492,8 @@ def _truncated_dense(
     if width <= 2 * _krylov.BLOCK or not _krylov.fits(rank, width):
         u, s, vt, ok = _full(x)
         return SVD(u[:, :rank], s[:rank], vt[:rank], ok)
-    return _truncated(products_of(x), key, rank, tol, max_restarts)
+    with on_mesh_of(x):
+        return _truncated(products_of(x), key, rank, tol, max_restarts)
 
 
 @_truncated_dense.defjvp

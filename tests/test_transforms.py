@@ -380,7 +380,9 @@ TABLE = {
         fn=svd.rank_for_energy, make=lambda array: (array(7),), differentiable=False
     ),
     "pca.fit_pca": Case(
-        fn=pca.fit_pca, make=lambda array: (array(7, 5),), options={"rank": 2}, promotes=True
+        fn=lambda x: pca.fit_pca(jnp.asarray(x), rank=2),
+        make=lambda array: (array(7, 5),),
+        promotes=True,
     ),
     "pca.explained_variance_ratio": Case(
         fn=pca.explained_variance_ratio, make=lambda array: (fitted(array, 5, 2),)
