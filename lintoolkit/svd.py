@@ -169,7 +169,8 @@ def truncated_svd(
 
     Converged means $\lVert X^\top u_i - s_i v_i \rVert \le \sqrt{tol}\, s_i$ for every
     triplet, or as far as rounding lets it, 8 eps s_1. The error of each $s_i^2$ and the excess
-    over the Eckart–Young error are then about ``tol``, relative, or less.
+    over the Eckart–Young error are then about ``tol``, relative, or less; of values below
+    some 10 eps s_1 nothing is known.
 
     Args:
         x: A matrix, dense, sparse (BCOO, BCSR), or a `linear_operator`.

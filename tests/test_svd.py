@@ -127,7 +127,9 @@ def test_the_error_is_the_least_one_on_every_spectrum(shape, dtype):
         assert_orthonormal(found.u.T, orthogonal)
         assert_orthonormal(found.vt, orthogonal)
         values = np.linalg.svd(oracles.exact(x), compute_uv=False)
-        least = 8 * float(jnp.finfo(dtype).eps) * values[0] / values[RANK - 1]
+        # Rounding is that of the largest value: 8 eps of it where the search ends, and as much
+        # again in the products and the small decomposition that give the values.
+        least = 16 * float(jnp.finfo(dtype).eps) * values[0] / values[RANK - 1]
         np.testing.assert_allclose(found.s, values[:RANK], rtol=max(1e-5, least), err_msg=name)
         # Beside an outlier, as good as the rounding of its size allows.
         limit = max(1e-5, least) if name == outlier else 1e-5
