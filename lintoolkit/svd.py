@@ -124,7 +124,8 @@ def svd(x: Float[Array, "n d"]) -> SVD:
 
     Derivatives of what does not depend on the choice of basis, such as singular values and
     projectors, are finite and right at repeated singular values too. Of the product
-    $U \, \mathrm{diag}(s) \, V^\top$ they are there in `low_rank` alone.
+    $U \, \mathrm{diag}(s) \, V^\top$ they are there in `low_rank` alone. Second derivatives of
+    functions of the values, such as $\sum_i s_i^3$, need distinct values.
 
     Args:
         x: One matrix; `jax.vmap` takes many.

@@ -442,8 +442,17 @@ def test_derivatives_are_those_of_differences(rng, name, values, shape):
     check_grads(jax.jit(INVARIANTS[name]), (x,), order=1)
 
 
-@pytest.mark.parametrize("values", [DISTINCT, REPEATED])
-@pytest.mark.parametrize("name", INVARIANTS)
+# The curvature of powers of repeated values lies in the rotations that are left out, as `svd`
+# says.
+TWICE = [
+    pytest.param(name, values, id=f"{name}-{kind}")
+    for name in INVARIANTS
+    for kind, values in (("distinct", DISTINCT), ("repeated", REPEATED))
+    if (name, kind) != ("powers of values", "repeated")
+]
+
+
+@pytest.mark.parametrize(("name", "values"), TWICE)
 def test_second_derivatives_are_those_of_differences(rng, name, values):
     x = repeated(rng, (7, 5), values)
     check_grads(jax.jit(INVARIANTS[name]), (x,), order=2, modes=["rev"])
