@@ -103,7 +103,7 @@ def als(
         >>> users, items = jnp.array([0, 0, 1, 1, 2]), jnp.array([0, 1, 0, 1, 0])
         >>> stars = jnp.array([5.0, 1.0, 5.0, 1.0, 5.0])
         >>> model = als(jax.random.key(0), users, items, stars, shape=(3, 2), rank=1, l2=0.01)
-        >>> print(jnp.round(predict_rating(model, 2, 1)))
+        >>> print(jnp.round(predict_rating(model, 1, 1)))
         1.0
 
     References:
