@@ -6,7 +6,6 @@ own and asks for a BLAS of one.) Every time is a median of whole fits after one 
 sorting of the ratings and `implicit`'s transpose among them.
 """
 
-import json
 import os
 from collections.abc import Callable
 from importlib.metadata import version
@@ -19,7 +18,7 @@ import scipy.sparse
 from implicit.cpu.als import AlternatingLeastSquares
 
 from experiments.peers.measure import medians, timed
-from experiments.runner import run_stamp
+from experiments.runner import dump, run_stamp, write
 from lintoolkit.cost import cost
 from lintoolkit.factorize import Recommender, _plan, als, implicit_als, predict_rating
 
@@ -231,7 +230,7 @@ def main() -> None:
         "run": run_stamp(seed=0, full=True),
     }
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write(RESULTS, dump(report))
     for row in rows:
         print(*(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()))
 

@@ -4,7 +4,6 @@
 results/cpu/graphs.json. Every time is a median of calls after one to warm up.
 """
 
-import json
 import statistics
 from collections.abc import Callable
 from importlib.metadata import version
@@ -19,7 +18,7 @@ import scipy.sparse
 import sknetwork.ranking
 
 from experiments.peers.measure import timed
-from experiments.runner import run_stamp
+from experiments.runner import dump, run_stamp, write
 from lintoolkit.cost import cost
 from lintoolkit.eigen import pagerank
 
@@ -151,7 +150,7 @@ def main() -> None:
         "peers": {p: version(p) for p in ("networkx", "scipy", "igraph", "scikit-network")},
     }
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write(RESULTS, dump(report))
     for name, row in rows.items():
         print(f"{name:20}", row)
 

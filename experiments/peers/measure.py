@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.runner import run_stamp
+from experiments import runner
 
 RESULTS = Path(__file__).parent.parent / "results"
 
@@ -47,11 +47,9 @@ def write(name: str, rows: list[dict], *, key: str, peers: Iterable[str]) -> Pat
     new = {row[key] for row in rows}
     report = {
         "rows": [row for row in kept if row[key] not in new] + rows,
-        "run": run_stamp(seed=0, full=True),
+        "run": runner.run_stamp(seed=0, full=True),
         "peers": {peer: version(peer) for peer in peers},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    Path(part).replace(path)
+    runner.write(path, runner.dump(report))
     return path
