@@ -316,11 +316,12 @@ def test_value_and_grad_of_an_mlp_is_6nd_less_the_first_input_gradient():
     assert c.exact
 
 
-def test_gpt3_forward_from_shapes_alone():
+@pytest.mark.parametrize("causal", [False, True])
+def test_gpt3_forward_from_shapes_alone(causal):
     d, heads, depth, t, vocabulary = 12_288, 96, 96, 2_048, 50_257
 
     def block(x, p):
-        x = x + attention.multi_head_attention(p["attention"], x, heads=heads, causal=True)
+        x = x + attention.multi_head_attention(p["attention"], x, heads=heads, causal=causal)
         return x + layers.mlp(p["mlp"], x, activation=jax.nn.gelu), None
 
     def forward(params, ids):
@@ -339,9 +340,11 @@ def test_gpt3_forward_from_shapes_alone():
     }
     c = cost(forward, params, spec(t, dtype=jnp.int32))
     weights = depth * 12 * d * d + vocabulary * d
-    expected = 2 * t * weights + depth * 4 * t * t * d
+    # Causal, `attention` leaves out key blocks that no query of a bucket sees: 3/8 of all here.
+    seen = 5 / 8 if causal else 1
+    expected = 2 * t * weights + depth * 4 * t * t * d * seen
     assert c.lowered.matmul_flops == c.compiled.matmul_flops == expected
-    assert f"{expected:.6e}" == "7.348043e+14"
+    assert f"{expected:.6e}" == ("7.273826e+14" if causal else "7.348043e+14")
     assert c.exact
     assert c.xla_flops < 0.02 * c.flops
 
