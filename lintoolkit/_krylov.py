@@ -102,15 +102,18 @@ def top_ritz(
         projected = lax.dynamic_update_slice_in_dim(projected, inner.T, last, 1)
 
         finite = jnp.isfinite(inner).all()
-        values, mix = _top_pairs(jnp.where(finite, projected, 0), count, filled, keep)
-        values = jnp.where(finite, values, jnp.nan)
-        outflow = lax.dynamic_slice_in_dim(mix, last, BLOCK).T @ factor
-        enough = jnp.maximum(accuracy * jnp.abs(values), 4 * eps * jnp.abs(values).max())
-        asked = index[:keep] < rank - count
-        converged = jnp.all((jnp.linalg.norm(outflow, axis=1) <= enough) | ~asked)
-        converged &= finite & (filled >= rank)
         full = filled + BLOCK > size
-        stop = converged | ~finite | (full & (s.restarts >= restarts))
+
+        def look(s: _State) -> _State:
+            values, mix = _top_pairs(jnp.where(finite, projected, 0), count, filled, keep)
+            values = jnp.where(finite, values, jnp.nan)
+            outflow = lax.dynamic_slice_in_dim(mix, last, BLOCK).T @ factor
+            enough = jnp.maximum(accuracy * jnp.abs(values), 4 * eps * jnp.abs(values).max())
+            asked = index[:keep] < rank - count
+            converged = jnp.all((jnp.linalg.norm(outflow, axis=1) <= enough) | ~asked)
+            converged &= finite
+            stop = converged | ~finite | (full & (s.restarts >= restarts))
+            return s._replace(mix=mix, values=values, converged=converged, stop=stop)
 
         def restart(s: _State) -> _State:
             rows = lax.dynamic_update_slice_in_dim(
@@ -126,11 +129,18 @@ def top_ritz(
                 restarts=s.restarts + 1,
             )
 
-        after = _State(
-            basis, projected, block, filled, mix, values, converged, stop,
-            s.products + 1, s.restarts,
-        )  # fmt: skip
-        return lax.cond(full & ~stop, restart, lambda s: s, after)
+        after = s._replace(
+            basis=basis,
+            projected=projected,
+            block=block,
+            filled=filled,
+            products=s.products + 1,
+        )
+        # Every other step: the eigenvectors cost as much as a step with a small operator, and
+        # LAPACK's threads, which wait in a loop, slow the products that come next.
+        due = (filled >= rank) & (s.products % 4 == 3)
+        after = lax.cond(due | full | ~finite, look, lambda s: s, after)
+        return lax.cond(full & ~after.stop, restart, lambda s: s, after)
 
     zero = jnp.zeros((), jnp.int32)
     start = _State(
@@ -153,10 +163,31 @@ def top_ritz(
 def _orthonormal(z: Array, basis: Array) -> tuple[Array, Array]:
     """Rows that span z's rest outside the basis, and the factor with factorᵀ rows = rest."""
     z = z - (z @ basis.T) @ basis
-    q, r = jnp.linalg.qr(z.T)
-    q = q - basis.T @ (basis @ q)  # where the rest is rounding, so is its direction
-    q, again = jnp.linalg.qr(q)
-    return q.T, again @ r
+    size = jnp.linalg.norm(z, axis=1)
+    unit = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)[:, None]
+
+    def root(z: Array) -> tuple[Array, Array, Array]:
+        """Values of z zᵀ, the inverse of its root, and the root."""
+        values, v = jnp.linalg.eigh(z @ z.T, symmetrize_input=False)
+        roots = jnp.sqrt(jnp.maximum(values, jnp.finfo(z.dtype).tiny))
+        return values, (v / roots) @ v.T, (v * roots) @ v.T
+
+    values, inverse, first = root(jnp.nan_to_num(z * unit))
+
+    def by_roots(z: Array) -> tuple[Array, Array]:
+        q = inverse @ (z * unit)
+        q = q - (q @ basis.T) @ basis
+        _, again, second = root(q)
+        return again @ q, second @ first * size
+
+    def by_reflections(z: Array) -> tuple[Array, Array]:
+        q, r = jnp.linalg.qr(z.T)
+        q = q - basis.T @ (basis @ q)  # where the rest is rounding, so is its direction
+        q, again = jnp.linalg.qr(q)
+        return q.T, again @ r
+
+    # Products alone where the rows are far from dependent: small, and faster than LAPACK's QR.
+    return lax.cond(values[0] > 1e-3, by_roots, by_reflections, z)
 
 
 def _top_pairs(

@@ -54,7 +54,6 @@ def total(f: Callable[..., Sum], *arrays: Array) -> Sum:
 def gram(of: Callable[..., Array], *arrays: Array) -> Array:
     """YᵀY for Y = of(rows of each array); in blocks, the upper triangle alone is computed."""
     width = arrays[0].shape[1]
-    starts = range(0, width, TILE)
 
     def in_one(*rows: Array) -> Array:
         y = of(*rows)
@@ -62,17 +61,33 @@ def gram(of: Callable[..., Array], *arrays: Array) -> Array:
 
     def tiles(*rows: Array) -> list[Array]:
         y = of(*rows)
-        return [pull(y[:, i : i + TILE], y[:, i:]) for i in starts]
-
-    def by_tiles(*arrays: Array) -> Array:
-        whole = jnp.zeros((width, width), arrays[0].dtype)
-        for i, tile in zip(starts, total(tiles, *arrays), strict=True):
-            whole = whole.at[i:, i : i + TILE].set(tile.T).at[i : i + TILE, i:].set(tile)
-        return whole
+        return [pull(y[:, i : i + TILE], y[:, i:]) for i in range(0, width, TILE)]
 
     if not _blocked(arrays[0]) or width < 2 * TILE:
         return total(in_one, *arrays)
+    by_tiles = lambda *arrays: _mirrored(total(tiles, *arrays))
     return lax.platform_dependent(*arrays, cpu=by_tiles, default=in_one)
+
+
+def gram_of_rows(y: Array) -> Array:
+    """Y Yᵀ of a wide matrix, on one CPU device the upper triangle alone."""
+
+    def by_tiles(y: Array) -> Array:
+        return _mirrored([push(y[i : i + TILE], y[i:]) for i in range(0, len(y), TILE)])
+
+    in_one = lambda y: push(y, y)
+    if jax.device_count() > 1 or len(y) < 2 * TILE:
+        return in_one(y)
+    return lax.platform_dependent(y, cpu=by_tiles, default=in_one)
+
+
+def _mirrored(tiles: list[Array]) -> Array:
+    """A symmetric matrix from the rows of its upper triangle, `TILE` at a time."""
+    width = tiles[0].shape[1]
+    whole = jnp.zeros((width, width), tiles[0].dtype)
+    for i, tile in zip(range(0, width, TILE), tiles, strict=True):
+        whole = whole.at[i:, i : i + TILE].set(tile.T).at[i : i + TILE, i:].set(tile)
+    return whole
 
 
 def one_row(x: Array, where: Array | None) -> Array:

@@ -16,7 +16,7 @@ from jax.experimental import sparse
 from jaxtyping import Array, Float
 
 from lintoolkit import _checks, _krylov
-from lintoolkit._rows import gram, pull, push, total
+from lintoolkit._rows import gram, gram_of_rows, pull, push, total
 
 Triplets = tuple[Array, Array, Array]  # U, s and Vᵀ
 highest = jax.default_matmul_precision("highest")  # no TF32, no bfloat16 passes
@@ -51,6 +51,7 @@ class Products(NamedTuple):
     gram: Callable[[], Array]  # the matrix of `normal`
     inner: Callable[[Array], Array]  # rows to the inner products of what `push` gives
     width: int  # of the shorter side
+    length: int  # of the longer side
     dtype: jnp.dtype
     transposed: bool  # whether the shorter side is that of the rows
     dense: bool
@@ -62,7 +63,9 @@ class Products(NamedTuple):
         return u, s * self.unit, vt
 
 
-GRAM_WIDTH = 512  # up to here XᵀX and all its eigenvectors cost less than Krylov steps
+# Measured on two CPU cores: up to here XᵀX and all its eigenvectors cost less than Krylov
+# steps, up to the second where the other side is twice as long.
+GRAM_WIDTH, TALL_GRAM_WIDTH = 512, 1024
 
 
 def products_of(
@@ -97,7 +100,9 @@ def products_of(
     one = lambda row: normal(row[None])[0]
     gram_ = lambda: lax.map(one, jnp.eye(min(n, d), dtype=x.dtype), batch_size=_krylov.BLOCK)
     dtype = jnp.dtype(x.dtype)
-    return Products(push_, pull_, normal, gram_, inner, min(n, d), dtype, n < d, False, unit)
+    return Products(
+        push_, pull_, normal, gram_, inner, min(n, d), max(n, d), dtype, n < d, False, unit
+    )
 
 
 def _dense_products(x: Array, centre: Array | None, where: Array | None) -> Products:
@@ -115,7 +120,7 @@ def _dense_products(x: Array, centre: Array | None, where: Array | None) -> Prod
             lambda rows: pull(y, (rows / unit).T),
             lambda columns: push(y, (columns / unit).T).T,
             lambda rows: push(y, pull((rows / unit).T, y) / unit).T,
-            lambda: push(y / unit, y / unit),
+            lambda: gram_of_rows(y / unit),
             lambda rows: square(pull(y, (rows / unit).T)),
         )
     else:
@@ -128,7 +133,7 @@ def _dense_products(x: Array, centre: Array | None, where: Array | None) -> Prod
             lambda: gram(lambda *r: less(*r) / unit, *data),
             lambda rows: total(lambda *r: square(push(less(*r), rows / unit)), *data),
         )
-    return Products(*products, min(n, d), x.dtype, n < d, True, unit)
+    return Products(*products, min(n, d), max(n, d), x.dtype, n < d, True, unit)
 
 
 def _unit(x: Array) -> Array:
@@ -178,7 +183,8 @@ def leading(
     keep = width if whole else _krylov.kept_rows(rank, width)
     index = jnp.arange(keep, dtype=jnp.int32)
     if spectrum is None:
-        spectrum = products.dense and width <= GRAM_WIDTH
+        most = TALL_GRAM_WIDTH if 2 * width <= products.length else GRAM_WIDTH
+        spectrum = products.dense and width <= most
 
     def search(s: Leading) -> _krylov.Ritz:
         start = _krylov.start_block(key, width, dtype)
@@ -197,6 +203,9 @@ def leading(
         zero = jnp.zeros((), jnp.int32)
         return _krylov.Ritz(v[:, ::-1].T[:keep], values, finite, zero, zero)
 
+    def enough(sizes: Array) -> Array:
+        return accuracy * sizes + 8 * eps * sizes[0]
+
     def as_found(rows: Array, values: Array) -> tuple[Array, Array, Array]:
         return jnp.sqrt(jnp.maximum(values, 0)), rows, jnp.zeros(keep, dtype)
 
@@ -207,12 +216,21 @@ def leading(
         return s, rows, jnp.zeros(keep, dtype)
 
     def refined(rows: Array, _: Array) -> tuple[Array, Array, Array]:
-        q, _ = orthonormal(products.push(rows))
-        _, s, new, finite = small_svd(products.pull(q))
-        s = jnp.where(finite, s, jnp.nan)
-        # How far a new row leaves the old ones' span bounds its residual, relative to s.
-        errors = jnp.linalg.norm(new - (new @ rows.T) @ rows, axis=1)
-        return s, new, errors
+        """Subspace iteration on X, while each step brings those asked for much nearer."""
+
+        def one_step(s: tuple) -> tuple:
+            _, rows, _, worst, _ = s
+            q, _ = orthonormal(products.push(rows))
+            _, sizes, new, finite = small_svd(products.pull(q))
+            sizes = jnp.where(finite, sizes, jnp.nan)
+            # How far a new row leaves the old ones' span bounds its residual, relative to s.
+            errors = jnp.linalg.norm(new - (new @ rows.T) @ rows, axis=1)
+            excess = (errors * sizes / enough(sizes))[:rank].max()
+            return sizes, new, errors, excess, (excess > 1) & (excess < worst / 4)
+
+        none = jnp.zeros(keep, dtype)
+        start = none, rows, none, jnp.asarray(jnp.inf, dtype), jnp.array(True)
+        return lax.while_loop(lambda s: s[-1], one_step, start)[:3]
 
     def one_round(s: Leading) -> Leading:
         if whole:
@@ -229,7 +247,7 @@ def leading(
         sizes, rows, errors = lax.cond(
             plain, as_found, resolved if whole else refined, rows, ritz.values
         )
-        good = errors * sizes <= accuracy * sizes + 8 * eps * sizes[0]
+        good = errors * sizes <= enough(sizes)
         return Leading(
             sizes,
             rows,

@@ -1,6 +1,15 @@
 """Strict numerics for every test: silent promotion and low-precision products are errors."""
 
+import os
 import zlib
+
+# Most of the time goes into compiling, half of that into optimising code that runs once; and
+# LAPACK's threads wait in a loop, at the expense of the other workers. Set here, both reach
+# the workers and the processes that tests start.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+)
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import jaxtyping
