@@ -302,25 +302,28 @@ def rope(
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
 
 
-@partial(jax.jit, static_argnames=("d_model", "heads", "bias", "dtype"))
+@partial(jax.jit, static_argnames=("d_model", "heads", "kv_heads", "bias", "dtype"))
 @jax.named_scope("init_multi_head")
 def init_multi_head(
     key: AnyKey,
     d_model: int,
     heads: int,
     *,
+    kv_heads: int | None = None,
     bias: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> dict[str, dict[str, Float[Array, "..."]]]:
     """Draw the parameters of multi-head attention.
 
-    Four square dense layers, one each for queries, keys, values and the output; the heads
-    share the columns of the first three out among them.
+    Four dense layers, one each for queries, keys, values and the output; the heads share the
+    columns of the first three out among them. Those of keys and values are narrower where
+    several heads of queries share one of theirs.
 
     Args:
         key: A typed key (`jax.random.key`) or a legacy one.
         d_model: Width of the vectors.
-        heads: Divides ``d_model``. The parameters do not depend on it.
+        heads: Divides ``d_model``.
+        kv_heads: Heads of keys and values, a divisor of ``heads``, which is the default.
         bias: Whether the layers have biases.
         dtype: Of the parameters.
 
@@ -329,10 +332,11 @@ def init_multi_head(
 
     Raises:
         TypeError: If ``key`` is not one key, or ``dtype`` is not floating.
-        ValueError: If ``heads`` does not divide ``d_model`` or is below 1.
+        ValueError: If ``heads`` does not divide ``d_model``, ``kv_heads`` not ``heads``, or
+            either is below 1.
 
     Cost:
-        4 d_model² draws; no products.
+        2 d_model² (1 + kv_heads / heads) draws; no products.
 
     Examples:
         >>> params = init_multi_head(jax.random.key(0), 6, 2)
@@ -344,32 +348,40 @@ def init_multi_head(
     """
     _checks.random_key("init_multi_head", key)
     _check_heads("init_multi_head", d_model, heads)
-    names = ("query", "key", "value", "out")
-    layer_keys = jax.random.split(key, len(names))
+    kv_heads = heads if kv_heads is None else kv_heads
+    _checks.positive("init_multi_head", kv_heads=kv_heads)
+    if heads % kv_heads:
+        raise ValueError(f"init_multi_head: kv_heads {kv_heads} must divide heads {heads}.")
+    narrow = d_model // heads * kv_heads
+    widths = {"query": d_model, "key": narrow, "value": narrow, "out": d_model}
+    layer_keys = jax.random.split(key, len(widths))
     return {
-        name: init_dense(k, d_model, d_model, bias=bias, dtype=dtype)
-        for name, k in zip(names, layer_keys, strict=True)
+        name: init_dense(k, d_model, width, bias=bias, dtype=dtype)
+        for (name, width), k in zip(widths.items(), layer_keys, strict=True)
     }
 
 
-@partial(jax.jit, static_argnames=("heads", *_STATIC))
+@partial(jax.jit, static_argnames=("heads", "rope_base", *_STATIC))
 @jax.named_scope("multi_head_attention")
 def multi_head_attention(
     params: Mapping[str, Mapping[str, Float[Array, "..."]]],
     x: Float[Array, "*batch t d_model"],
     *,
     heads: int,
+    rope_base: float | None = None,
     **options: Any,
 ) -> Float[Array, "*batch t d_model"]:
     r"""Let the vectors of a sequence look at each other, in several subspaces at once.
 
     $y = [\,\mathrm{attention}(x W_q^i, x W_k^i, x W_v^i)\,]_{i=1}^{h}\, W_o$, each head i
-    with its own d_model / h columns of the three kernels.
+    with its own d_model / h columns of the three kernels. Where the kernels of keys and values
+    are narrower, each of their heads serves several of the queries'.
 
     Args:
         params: What `init_multi_head` returns.
         x: A sequence of rows; leading axes ride along.
-        heads: Divides d_model.
+        heads: Of the queries; divides d_model.
+        rope_base: Rotates queries and keys by their positions, see `rope`; not if None.
         options: Those of `attention`: causal, mask, window and the others.
 
     Returns:
@@ -381,7 +393,8 @@ def multi_head_attention(
 
     Cost:
         8 t d_model² + 4 t² d_model FLOP in products, whatever the number of heads, less
-        where `attention` skips hidden pairs, see `multi_head_attention_flops`.
+        with narrower keys and values and where `attention` skips hidden pairs, see
+        `multi_head_attention_flops`.
 
     Examples:
         >>> eye = {"kernel": jnp.eye(2)}
@@ -399,13 +412,20 @@ def multi_head_attention(
     if x.ndim < 2:
         raise ValueError(f"multi_head_attention: x must be (..., t, d_model), got {x.shape}.")
     _check_heads("multi_head_attention", x.shape[-1], heads)
-
-    def split(name: str) -> Array:
-        y = dense(params[name], x)
-        _check_heads("multi_head_attention", y.shape[-1], heads)
-        return y.reshape(*y.shape[:-1], heads, -1)
-
-    y = attention(split("query"), split("key"), split("value"), **options)
+    q, k, v = (dense(params[name], x) for name in ("query", "key", "value"))
+    _check_heads("multi_head_attention", q.shape[-1], heads)
+    q = q.reshape(*q.shape[:-1], heads, -1)
+    if k.shape[-1] % q.shape[-1]:
+        raise ValueError(
+            f"multi_head_attention: keys {k.shape[-1]} wide are no whole number of heads as "
+            f"wide as the queries', {q.shape[-1]}; see kv_heads of init_multi_head."
+        )
+    kv_heads = k.shape[-1] // q.shape[-1]
+    _check_heads("multi_head_attention", v.shape[-1], kv_heads)
+    k, v = (y.reshape(*y.shape[:-1], kv_heads, -1) for y in (k, v))
+    if rope_base is not None:
+        q, k = rope(q, base=rope_base), rope(k, base=rope_base)
+    y = attention(q, k, v, **options)
     return dense(params["out"], y.reshape(*y.shape[:-2], -1))
 
 
@@ -413,6 +433,7 @@ def multi_head_attention_flops(
     *,
     t: int,
     d_model: int,
+    d_kv: int | None = None,
     causal: bool = False,
     window: int | tuple[int, int] | None = None,
 ) -> int:
@@ -421,15 +442,16 @@ def multi_head_attention_flops(
     Args:
         t: Rows of the sequence.
         d_model: Their width.
+        d_kv: Columns of the kernels of keys and of values, d_model if None.
         causal: As of `attention`.
         window: As of `attention`.
 
     Returns:
-        8 t d_model² for the four layers and 4 t² d_model for the attention, which is less
-        with causality or a window from 257 rows on, see `attention_flops`.
+        4 t d_model (d_model + d_kv) for the four layers and 4 t² d_model for the attention,
+        which is less with causality or a window from 257 rows on, see `attention_flops`.
     """
-    layers = 4 * dense_flops(n=t, d_in=d_model, d_out=d_model, bias=False)
-    return layers + attention_flops(
+    widths = 2 * d_model + 2 * (d_model if d_kv is None else d_kv)
+    return dense_flops(n=t, d_in=d_model, d_out=widths, bias=False) + attention_flops(
         t=t, s=t, h=1, d_k=d_model, d_v=d_model, causal=causal, window=window
     )
 

@@ -412,6 +412,24 @@ def test_heads_work_in_their_own_columns(rng, dtype, causal):
     assert differs(attend.multi_head_attention(params, x, heads=1, causal=causal), expected)
 
 
+def test_heads_share_keys_and_values_and_rotate(rng):
+    params = attend.init_multi_head(jax.random.key(2), 12, 3, kv_heads=1, dtype=jnp.float64)
+    assert [params[name]["kernel"].shape[1] for name in ("key", "value")] == [4, 4]
+    x, options = draw(rng, 7, 12), {"heads": 3, "causal": True}
+    thrice = lambda layer: {"kernel": jnp.tile(layer["kernel"], 3)}
+    spread = {**params, "key": thrice(params["key"]), "value": thrice(params["value"])}
+    shared = attend.multi_head_attention(params, x, **options)
+    assert_agrees(shared, attend.multi_head_attention(spread, x, **options))
+    rotated = attend.multi_head_attention(params, x, rope_base=100.0, **options)
+    split = lambda name: (x @ spread[name]["kernel"]).reshape(7, 3, 4)
+    turned = [
+        oracles.rope(exact(split(name)), np.arange(7), 100.0) for name in ("query", "key")
+    ]
+    y = attend.attention(*map(jnp.asarray, turned), split("value"), causal=True)
+    assert_agrees(rotated, y.reshape(7, 12) @ params["out"]["kernel"])
+    assert differs(rotated, shared)
+
+
 def test_heads_are_equivariant_until_a_mask_gives_them_an_order(rng):
     params = attend.init_multi_head(jax.random.key(1), 6, 2, bias=True, dtype=jnp.float64)
     x, order = 3 * draw(rng, 7, 6), rng.permutation(7)

@@ -285,6 +285,16 @@ WRONG = {
         lambda: attention.init_multi_head(GET, 6, 4),
         "got 4 heads for 6",
     ),
+    "init_multi_head: kv_heads": (
+        lambda: attention.init_multi_head(GET, 6, 3, kv_heads=2),
+        "kv_heads 2 must divide heads 3",
+    ),
+    "multi_head_attention: narrow keys": (
+        lambda: attention.multi_head_attention(
+            {**HEADS, "key": {"kernel": a(6, 4)}}, a(5, 6), heads=2
+        ),
+        "keys 4 wide are no whole number of heads",
+    ),
     "multi_head_attention: heads": (
         lambda: attention.multi_head_attention(HEADS, a(5, 6), heads=4),
         "got 4 heads for 6",

@@ -272,6 +272,17 @@ TABLE = {
         options={"heads": 2},
         formula=attention.multi_head_attention_flops,
     ),
+    "attention.multi_head_attention shared keys": Case(
+        fn=attention.multi_head_attention,
+        make=lambda array, t, d_model, d_kv: (
+            heads_params(array, d_model)
+            | {name: {"kernel": array(d_model, d_kv)} for name in ("key", "value")},
+            array(t, d_model),
+        ),
+        dims=sizes("t d_model d_kv", (5, 8, 4), (7, 12, 6)),
+        options={"heads": 2, "rope_base": 100.0},
+        formula=attention.multi_head_attention_flops,
+    ),
     "transformer.init_block": Case(
         fn=transformer.init_block,
         make=key,
