@@ -51,6 +51,26 @@ def total(f: Callable[..., Sum], *arrays: Array) -> Sum:
     return lax.platform_dependent(*arrays, cpu=in_blocks, default=f)
 
 
+def each(f: Callable[..., Array], *arrays: Array) -> Array:
+    """What f makes of the rows of each array, row by row; in blocks, so that it copies none."""
+    rows = len(arrays[0])
+    if not _blocked(arrays[0]):
+        return f(*arrays)
+    head = rows % BLOCK or BLOCK
+
+    def in_blocks(*arrays: Array) -> Array:
+        def fill(i: Array, y: Array) -> Array:
+            start = head + i * BLOCK
+            block = [lax.dynamic_slice_in_dim(x, start, BLOCK) for x in arrays]
+            return lax.dynamic_update_slice_in_dim(y, f(*block), start, 0)
+
+        first = f(*[x[:head] for x in arrays])
+        y = jnp.zeros((rows, *first.shape[1:]), first.dtype)
+        return lax.fori_loop(0, (rows - head) // BLOCK, fill, y.at[:head].set(first))
+
+    return lax.platform_dependent(*arrays, cpu=in_blocks, default=f)
+
+
 def gram(of: Callable[..., Array], *arrays: Array) -> Array:
     """YᵀY for Y = of(rows of each array); in blocks, the upper triangle alone is computed."""
     width = arrays[0].shape[1]

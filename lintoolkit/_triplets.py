@@ -16,7 +16,7 @@ from jax.experimental import sparse
 from jaxtyping import Array, Float
 
 from lintoolkit import _checks, _krylov
-from lintoolkit._rows import gram, gram_of_rows, pull, push, total
+from lintoolkit._rows import each, gram, gram_of_rows, pull, push, total
 
 Triplets = tuple[Array, Array, Array]  # U, s and Vᵀ
 highest = jax.default_matmul_precision("highest")  # no TF32, no bfloat16 passes
@@ -125,7 +125,7 @@ def _dense_products(x: Array, centre: Array | None, where: Array | None) -> Prod
         )
     else:
         products = (
-            lambda rows: push(less(*data), rows / unit),
+            lambda rows: each(lambda *r: push(less(*r), rows / unit), *data),
             lambda columns: total(lambda c, *r: pull(c, less(*r)), columns / unit, *data),
             lambda rows: total(
                 lambda *r: pull(push(less(*r), rows / unit) / unit, less(*r)), *data
@@ -230,7 +230,8 @@ def leading(
 
         none = jnp.zeros(keep, dtype)
         start = none, rows, none, jnp.asarray(jnp.inf, dtype), jnp.array(True)
-        return lax.while_loop(lambda s: s[-1], one_step, start)[:3]
+        with jax.named_scope("refinements"):
+            return lax.while_loop(lambda s: s[-1], one_step, start)[:3]
 
     def one_round(s: Leading) -> Leading:
         if whole:

@@ -97,7 +97,7 @@ def fit(x: np.ndarray) -> dict[str, Callable[[], Any]]:
 
 
 def flops(x: np.ndarray, call: Callable, centre: bool) -> int:
-    """FLOPs of our program for the steps that it took; of its branches, the dearest."""
+    """FLOPs of our program for the steps that it took; of its branches, the dearest, once."""
     a = jnp.asarray(x)
     found = jax.jit(
         lambda a: leading(
@@ -109,7 +109,7 @@ def flops(x: np.ndarray, call: Callable, centre: bool) -> int:
         )
     )(a)
     rounds, steps = int(found.rounds), int(found.products)
-    at = lambda **trips: cost(call, a, while_trips=trips).lowered.flops
+    at = lambda **trips: cost(call, a, while_trips={"refinements": 1, **trips}).lowered.flops
     one = at(rounds=1, steps=0)
     return rounds * one + steps * (at(rounds=1, steps=1) - one)
 
