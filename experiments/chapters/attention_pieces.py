@@ -187,6 +187,26 @@ def scores(*, seed: int, full: bool):
     )
     lengths = [4**k for k in range(3, 9 if full else 7)]
     yield figures.growth(lengths, compiled_by_length(lengths, d=768, heads=12), d=768)
+    lengths = [2**k for k in range(9, 15 if full else 13)]
+    yield figures.memory(lengths, temporaries_by_length(lengths, heads=8, d_k=64))
+
+
+def temporaries_by_length(lengths: list[int], *, heads: int, d_k: int) -> dict[str, list[int]]:
+    """Bytes that attention and its gradient hold besides operands and results, by length."""
+    ways = {"jax.nn": jax.nn.dot_product_attention, "lintoolkit": attention}
+    gradient = lambda attend: jax.grad(lambda *qkv: attend(*qkv).sum(), (0, 1, 2))
+    temporaries = lambda program, n: (
+        jax.jit(program)
+        .lower(*[jax.ShapeDtypeStruct((1, n, heads, d_k), jnp.float32)] * 3)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+    )
+    return {
+        f"{name}, {part}": [temporaries(program, n) for n in lengths]
+        for name, attend in ways.items()
+        for part, program in (("forward", attend), ("gradient", gradient(attend)))
+    }
 
 
 def compiled_by_length(lengths: list[int], *, d: int, heads: int) -> dict[str, list[int]]:

@@ -26,6 +26,28 @@ def growth(lengths: list[int], curves: dict[str, list[int]], *, d: int) -> Figur
     )
 
 
+def memory(lengths: list[int], curves: dict[str, list[int]]) -> Figure:
+    """Memory of two ways to compute the same attention against the number of tokens."""
+    canvas = Canvas(figsize=(6.5, 3.6), layout="constrained")
+    axes = canvas.subplots()
+    for label, counted in curves.items():
+        colour = "C1" if label.startswith("jax") else "C0"
+        style = "--" if label.endswith("gradient") else "-"
+        axes.loglog(
+            lengths, np.divide(counted, 2**20), style, c=colour, marker=".", label=label
+        )
+    axes.set(xlabel="tokens n", ylabel="temporaries, MiB")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    return Figure(
+        name="attention-memory",
+        figure=canvas,
+        caption="What eight heads of width 64 hold besides operands and results, as compiled: "
+        "the whole table of scores grows with n², blocks of queries that make their scores, "
+        "use them and drop them with n. Both compute the same numbers.",
+    )
+
+
 def saturation(widths: tuple[int, ...], found: dict[str, list[dict]]) -> Figure:
     """Largest weight and softmax gradient against width, one curve a way of scaling."""
     canvas = Canvas(figsize=(8, 3.3), layout="constrained")
