@@ -36,6 +36,8 @@ def memory(lengths: list[int], curves: dict[str, list[int]]) -> Figure:
         axes.loglog(
             lengths, np.divide(counted, 2**20), style, c=colour, marker=".", label=label
         )
+    axes.set_xticks(lengths, [f"{n:,}" for n in lengths])
+    axes.minorticks_off()
     axes.set(xlabel="tokens n", ylabel="temporaries, MiB")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
