@@ -1,7 +1,7 @@
 """Photographs as sums of few rank-one matrices: quality, storage, and what is measured."""
 
 import itertools
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ from lintoolkit.attention import attention
 from lintoolkit.layers import mlp
 from lintoolkit.svd import (
     SVD,
-    low_rank,
     rank_for_energy,
     reconstruct,
     reconstruct_flops,
@@ -36,10 +35,17 @@ def decomposed(name: str) -> SVD:
 
 
 @cache
-def spread(name: str) -> jax.Array:
-    """The singular values of a photograph without its mean brightness."""
+def values(name: str, *, centred: bool = False) -> jax.Array:
+    """A photograph's singular values, with its mean brightness taken off if `centred`.
+
+    Filled up with zeros, so that what is computed of them is compiled once for all.
+    """
     image = grey(name)
-    return svd(jnp.asarray(image - image.mean())).s
+    s = svd(jnp.asarray(image - image.mean())).s if centred else decomposed(name).s
+    return jnp.pad(s, (0, 512 - len(s)))
+
+
+spread = partial(values, centred=True)
 
 
 def first(factors: SVD, k: int) -> SVD:
@@ -82,7 +88,7 @@ def sum_of_pictures(*, seed: int, full: bool):
             "sum_equals_truncated_svd": bool(jnp.allclose(total, truncated)),
             "relative_error": error,
             "error_from_tail": tail_error(s, rank=k) / tail_error(s, rank=0),
-            "energy_share": share(s, k),
+            "energy_share": share(values("china"), k),
             "variance_share": share(spread("china"), k),
             "psnr_db": psnr(image, total),
         },
@@ -103,7 +109,7 @@ def sum_of_pictures(*, seed: int, full: bool):
 
     image = grey("camera")
     s = decomposed("camera").s
-    near = low_rank(jnp.asarray(image), rank=50)
+    near = reconstruct(first(decomposed("camera"), 50))
     yield row(
         "need-truncated-formula",
         {
@@ -111,8 +117,8 @@ def sum_of_pictures(*, seed: int, full: bool):
             "relative_error": jnp.linalg.norm(near - image) / jnp.linalg.norm(image),
             "from_tail": tail_error(s, rank=50) / tail_error(s, rank=0),
         },
-        low_rank,
         svd,
+        reconstruct,
         tail_error,
         flops=flops(
             reconstruct,
@@ -156,7 +162,7 @@ def photographs_at_rank_fifty(*, seed: int, full: bool):
     """Eleven photographs and white noise: what fifty components hold depends on the measure."""
     del seed, full
     variance = {name: share(spread(name), 50) for name in PHOTOGRAPHS}
-    energy = {name: share(decomposed(name).s, 50) for name in PHOTOGRAPHS}
+    energy = {name: share(values(name), 50) for name in PHOTOGRAPHS}
     needed = {name: rank_for_energy(spread(name), energy=0.95) for name in PHOTOGRAPHS}
     quality = {
         name: psnr(grey(name), reconstruct(first(decomposed(name), 50))) for name in PHOTOGRAPHS
@@ -173,7 +179,7 @@ def photographs_at_rank_fifty(*, seed: int, full: bool):
             "energy_share_top_50": energy,
             "components_for_95_percent_variance": needed,
             "components_for_95_percent_energy": {
-                name: rank_for_energy(decomposed(name).s, energy=0.95) for name in PHOTOGRAPHS
+                name: rank_for_energy(values(name), energy=0.95) for name in PHOTOGRAPHS
             },
             "psnr_db_top_50": quality,
         },
@@ -191,7 +197,7 @@ def photographs_at_rank_fifty(*, seed: int, full: bool):
         "is taken off. The FLOP rebuild one photograph of 427 x 640.",
     )
     noise = np.random.RandomState(0).rand(512, 512)
-    ones = [share(decomposed(name).s, 1) for name in PHOTOGRAPHS]
+    ones = [share(values(name), 1) for name in PHOTOGRAPHS]
     yield row(
         "need-top50-depends-on-measure",
         {
@@ -328,7 +334,7 @@ def exercise(*, seed: int, full: bool):
             np.allclose(state, mlp(jax.tree.map(jnp.asarray, layers), jnp.asarray(x)))
         ),
         "attention": bool(np.allclose(looked_up, attention(*heads)[:, 0])),
-        "image": bool(np.allclose(rebuilt, low_rank(jnp.asarray(image), rank=50))),
+        "image": bool(np.allclose(rebuilt, reconstruct(first(decomposed("camera"), 50)))),
     }
     yield row(
         "need-exercise-from-scratch",
@@ -346,6 +352,7 @@ def exercise(*, seed: int, full: bool):
         },
         mlp,
         attention,
-        low_rank,
+        svd,
+        reconstruct,
         holds=all(agree.values()),
     )  # fmt: skip
