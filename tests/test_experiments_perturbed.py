@@ -18,9 +18,9 @@ import pytest
 
 import experiments.chapters
 from experiments.rows import Row, full_name
-from lintoolkit import attention, eigen, layers, pca, similarity, svd, train
+from lintoolkit import attention, eigen, factorize, layers, pca, similarity, svd, train
 
-LIBRARY = (layers, attention, similarity, train, pca, eigen, svd)
+LIBRARY = (layers, attention, similarity, train, pca, eigen, svd, factorize)
 
 # Which experiments to run for a function: small ones, and all rows naming it are looked at.
 EXPERIMENTS = {
@@ -54,6 +54,10 @@ EXPERIMENTS = {
     pca.pca_encode: ("pca.most_variance", "pca_uses.map_of_digits"),
     pca.pca_decode: ("pca_uses.denoising",),
     pca.moments: ("pca.covariance", "pca.correlations"),
+    factorize.als: ("recommenders_factors.factors",),
+    factorize.predict_rating: ("recommenders_factors.factors",),
+    factorize.recommend: ("recommenders_factors.factors",),
+    svd.truncated_svd: ("recommenders_factors.factors",),
     svd.svd: ("svd.factors", "svd.determinant_signs", "svd.circle"),
     svd.low_rank: ("svd.nothing_closer",),
     svd.tail_error: ("svd.nothing_closer", "svd_images.importance"),
@@ -72,6 +76,7 @@ NOT_PERTURBED = {
     pca.pca_encode_flops,
     pca.pca_decode_flops,
     svd.reconstruct_flops,
+    factorize.implicit_als,
     attention.attention_flops,
     attention.multi_head_attention_flops,
 }
