@@ -49,6 +49,7 @@ EXPERIMENTS = {
     similarity.top_k: ("similarity.search", "words.analogies"),
     similarity.analogy: ("words.analogies",),
     train.fit: ("seeing.one_answer",),
+    pca.fit_pca_stream: ("pca_uses.variance_and_information", "pca_uses.fingerprints"),
     pca.fit_pca: ("pca.most_variance", "pca_uses.map_of_digits", "pca_uses.denoising"),
     pca.explained_variance_ratio: ("pca_uses.map_of_digits", "pca_uses.fingerprints"),
     pca.pca_encode: ("pca.most_variance", "pca_uses.map_of_digits"),

@@ -17,6 +17,7 @@ from lintoolkit.pca import (
     PCA,
     explained_variance_ratio,
     fit_pca,
+    fit_pca_stream,
     pca_decode,
     pca_decode_flops,
     pca_encode,
@@ -32,37 +33,38 @@ def first(pca: PCA, k: int) -> PCA:
     )
 
 
-def standardised(table: np.ndarray) -> jax.Array:
+def standardised(table: np.ndarray) -> np.ndarray:
     """Columns of mean 0 and variance 1."""
-    return jnp.asarray((table - table.mean(axis=0)) / table.std(axis=0))
+    return (table - table.mean(axis=0)) / table.std(axis=0)
 
 
 def compression(*, seed: int, full: bool):
     """How many components hold 95 % of the variance, and what is lost with the others."""
     del seed, full
     tables = {
-        "digits": jnp.asarray(digits()[0]),
-        "rows of camera": jnp.asarray(photograph("camera"), float),
+        "digits": digits()[0],
+        "rows of camera": photograph("camera").astype(float),
         "breast cancer": standardised(load_breast_cancer().data),
-        "face crops": jnp.asarray(skimage.data.lfw_subset()[:100].reshape(100, -1), float),
-        "white noise": jnp.asarray(np.random.RandomState(0).randn(1797, 64)),
+        "face crops": skimage.data.lfw_subset()[:100].reshape(100, -1).astype(float),
+        "white noise": np.random.RandomState(0).randn(1797, 64),
     }
-    fits = {name: fit_pca(x, rank=min(x.shape)) for name, x in tables.items()}
+    fits = {name: fit_pca_stream([x], rank=min(x.shape)) for name, x in tables.items()}
     held = {name: explained_variance_ratio(pca).cumsum() for name, pca in fits.items()}
-    x, pca = tables["digits"], first(fits["digits"], 50)
+    x, pca = jnp.asarray(tables["digits"]), first(fits["digits"], 50)
     n, d = x.shape
+    needed = lambda name: len(fit_pca_stream([tables[name]], variance=0.95).components)
     rebuilt = pca_decode(pca, pca_encode(pca, x))
     error = jnp.sum((x - rebuilt) ** 2) / jnp.sum((x - pca.mean) ** 2)
     yield row(
         "need-50-eigenvalues-95",
         {
-            "digits_k95": len(fit_pca(x, variance=0.95).components),
+            "digits_k95": needed("digits"),
             "digits_top50": held["digits"][49],
             "digits_lost_with_50": error,
             "camera_rows_top50": held["rows of camera"][49],
-            "camera_rows_k95": len(fit_pca(tables["rows of camera"], variance=0.95).components),
+            "camera_rows_k95": needed("rows of camera"),
         },
-        fit_pca,
+        fit_pca_stream,
         explained_variance_ratio,
         pca_encode,
         pca_decode,
@@ -81,7 +83,7 @@ def compression(*, seed: int, full: bool):
     random = np.random.RandomState(0)
     signal = random.randn(500, 40) @ (random.randn(40, 768) / np.sqrt(40))
     vectors = jnp.asarray(signal + 0.05 * random.randn(500, 768))
-    pca = fit_pca(vectors, rank=50)
+    pca = fit_pca_stream([vectors], rank=50)
     codes = pca_encode(pca, vectors)
     same = nearest(vectors) == nearest(codes)
     yield row(
@@ -93,7 +95,7 @@ def compression(*, seed: int, full: bool):
             "same_nearest_neighbour": same.mean(),
             "size_ratio": vectors.size / codes.size,
         },
-        fit_pca,
+        fit_pca_stream,
         pca_encode,
         explained_variance_ratio,
         flops=flops(pca_encode, pca, vectors, formula=pca_encode_flops(n=500, d=768, r=50)),
@@ -116,7 +118,7 @@ def variance_and_information(*, seed: int, full: bool):
     across = 10 * random.randn(1000)
     up = np.where(labels, 1, -1) + 0.1 * random.randn(1000)
     x = jnp.asarray(np.stack([across, up], axis=1))
-    pca = fit_pca(x, rank=2)
+    pca = fit_pca_stream([x], rank=2)
     kept, discarded = pca_encode(pca, x).T
     accuracy = lambda codes: jnp.mean(nearest_class(codes[:, None], labels, 2) == labels)
     yield row(
@@ -126,7 +128,7 @@ def variance_and_information(*, seed: int, full: bool):
             "accuracy_on_kept": accuracy(kept),
             "accuracy_on_discarded": accuracy(discarded),
         },
-        fit_pca,
+        fit_pca_stream,
         pca_encode,
         explained_variance_ratio,
         flops=flops(pca_encode, pca, x, formula=pca_encode_flops(n=1000, d=2, r=2)),
@@ -137,7 +139,8 @@ def variance_and_information(*, seed: int, full: bool):
 
 def nearest_class(codes: jax.Array, labels: np.ndarray, classes: int) -> jax.Array:
     """The class whose mean is nearest to each row."""
-    means = jnp.stack([codes[labels == k].mean(axis=0) for k in range(classes)])
+    member = jnp.asarray(labels == np.arange(classes)[:, None], float)
+    means = member @ codes / member.sum(axis=1, keepdims=True)
     return jnp.argmin(jnp.sum((codes[:, None] - means) ** 2, axis=-1), axis=1)
 
 
@@ -222,11 +225,11 @@ def fingerprints(*, seed: int, full: bool):
     """The eigenvalues of three tables, and over how many directions each is spread."""
     del seed, full
     tables = {
-        "digits": jnp.asarray(digits()[0]),
+        "digits": digits()[0],
         "breast cancer": standardised(load_breast_cancer().data),
-        "white noise": jnp.asarray(np.random.RandomState(0).randn(1797, 64)),
+        "white noise": np.random.RandomState(0).randn(1797, 64),
     }
-    fits = {name: fit_pca(x, rank=x.shape[1]) for name, x in tables.items()}
+    fits = {name: fit_pca_stream([x], rank=x.shape[1]) for name, x in tables.items()}
     shares = {name: explained_variance_ratio(pca) for name, pca in fits.items()}
     # As many as there are equal shares would give this sum of squares.
     spread = {name: 1 / jnp.sum(share**2) for name, share in shares.items()}
@@ -238,10 +241,10 @@ def fingerprints(*, seed: int, full: bool):
             "white_noise_participation": spread["white noise"],
             "breast_cancer_standardised_first": cancer[0],
             "breast_cancer_k95": len(
-                fit_pca(tables["breast cancer"], variance=0.95).components
+                fit_pca_stream([tables["breast cancer"]], variance=0.95).components
             ),
         },
-        fit_pca,
+        fit_pca_stream,
         explained_variance_ratio,
         note="The noise is as large as the digits, from RandomState(0).",
     )
@@ -258,7 +261,7 @@ def thousand_to_fifty(*, seed: int, full: bool):
     structured = (random.randn(n, k) * strengths) @ directions + random.randn(n, d)
     noise = np.random.RandomState(0).randn(n, d)
     fits = {
-        name: fit_pca(jnp.asarray(x), rank=d, solver="gram")
+        name: fit_pca_stream([x], rank=d)
         for name, x in (("structured", structured), ("white noise", noise))
     }
     share = {name: explained_variance_ratio(pca) for name, pca in fits.items()}
@@ -271,7 +274,7 @@ def thousand_to_fifty(*, seed: int, full: bool):
             "kept_when_white_noise": round(float(share["white noise"][:k].sum()), 2),
             "gap_after_50_over_20": bool(variances[k - 1] > 20 * variances[k]),
         },
-        fit_pca,
+        fit_pca_stream,
         explained_variance_ratio,
         flops=flops(
             pca_encode,

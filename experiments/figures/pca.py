@@ -32,15 +32,15 @@ def turned_or_not(matrix: jax.Array, values: jax.Array, vectors: jax.Array) -> F
     )
 
 
-def uncentred(cloud: np.ndarray, raw: jax.Array, first: jax.Array) -> Figure:
+def uncentred(cloud: np.ndarray, raw: np.ndarray, first: np.ndarray) -> Figure:
     """A cloud away from the origin, with its first directions without and with centring."""
     canvas = Canvas(figsize=(5, 4))
     panel = canvas.subplots()
     panel.scatter(cloud[:, 0], cloud[:, 1], s=5, color="0.6", rasterized=True)
     x, y = cloud.mean(axis=0)
     for colour, start, (dx, dy), name in (
-        ("C1", (0.0, 0.0), raw * np.hypot(x, y), "of XᵀX / n"),
-        ("C0", (x, y), 3 * first, "of the covariance"),
+        ("C1", (0.0, 0.0), raw * np.sign(raw @ (x, y)) * np.hypot(x, y), "of XᵀX / n"),
+        ("C0", (x, y), 3 * first * np.sign(first[0]), "of the covariance"),
     ):
         arrow = {"arrowstyle": "->", "color": colour, "lw": 2}
         panel.annotate("", (start[0] + dx, start[1] + dy), start, arrowprops=arrow)
