@@ -40,7 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("results"), metavar="DIR", help="default results"
     )
+    mine = parser.add_argument_group(
+        "your own data", "read whole before anything runs; shown beside the chapter's own"
+    )
+    for name, (chapter, kind, said) in OWN.items():
+        mine.add_argument(f"--{name}", type=Path, metavar=kind, help=f"{said} ({chapter})")
     options = parser.parse_args(arguments)
+    given = {name: path for name in OWN if (path := getattr(options, name))}
     if options.names == ["list"]:
         print_list()
         return 0
@@ -63,6 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     scope = chosen(options.names)
     chapters = {claim.chapter for claim in scope.values()}
+    for name in given:
+        if OWN[name][0] not in chapters:
+            parser.error(f"--{name} is for the chapter {OWN[name][0]!r}: name it too")
+    try:
+        own = read_own(given)
+    except ValueError as error:
+        parser.error(" ".join(str(error).split()))
     articles = {claim.article for claim in scope.values()}
     try:
         records = runner.run(
@@ -71,12 +84,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             full=options.full,
             out=options.out,
             progress=progress,
+            own=own,
             article=options.names[0] if set(options.names) == articles else None,
         )
     except KeyboardInterrupt:
         print(f"\nInterrupted; finished chapters are in {options.out}.", file=sys.stderr)
         return 130
     return print_results(records, scope, options.out)
+
+
+# What a user can bring: the chapter that takes it, what it is, and what it is for.
+OWN = {
+    "images": ("seeing", "DIR", "photographs in one folder a kind, such as cat and dog"),
+    "ratings": ("recommenders", "FILE", "csv of user, item, rating"),
+    "text": ("language", "FILE", "UTF-8 text to learn to write from"),
+    "weights": ("scale", "FILE", "GPT-2 safetensors; vocab.json beside it names the tokens"),
+}
+
+
+def read_own(given: dict[str, Path]) -> dict[str, Callable[..., Any]]:
+    """The experiments on the user's own data, by chapter; none where nothing is given."""
+    if not given:
+        return {}
+    from experiments.chapters.own_data import experiments_of
+
+    return experiments_of(**given)
 
 
 def seed(text: str) -> int:

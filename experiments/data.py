@@ -23,6 +23,15 @@ def photograph(name: str) -> np.ndarray:
     return image
 
 
+def grey(name: str) -> np.ndarray:
+    """A bundled photograph as one matrix of brightness, 0..255, float64.
+
+    Of colours, 0.299 red + 0.587 green + 0.114 blue (ITU-R BT.601).
+    """
+    image = photograph(name).astype(float)
+    return image @ [0.299, 0.587, 0.114] if image.ndim == 3 else image
+
+
 @cache
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """The 1,797 bundled 8 x 8 digits: pixels (1797, 64) in 0..16, and labels (1797,)."""

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -80,12 +80,14 @@ def run(
     full: bool,
     out: Path,
     progress: Callable[[int], AbstractContextManager[Callable[[str], None]]],
+    own: Mapping[str, Experiment] | None = None,
     article: str | None = None,
 ) -> list[dict]:
     """Run chapters, write each as it ends, then the report; returns the chapters' records.
 
     `progress(total)` opens a display and gives a function called with each experiment's
-    name as it starts. `article` is the one the report shows first.
+    name as it starts. `own` has an experiment more, on the user's data, for some chapters.
+    `article` is the one the report shows first.
     """
     stamp = run_stamp(seed=seed, full=full)
     records: list[dict] = []
@@ -94,6 +96,9 @@ def run(
     matplotlib.use("Agg")
     with jax.enable_x64(True), matplotlib.rc_context(STYLE):
         chapters = {name: load(name) for name in names if exists(name)}
+        for name, more in (own or {}).items():
+            about, experiments = chapters[name]
+            chapters[name] = about, (*experiments, more)
         with progress(sum(len(experiments) for _, experiments in chapters.values())) as step:
             for name, (about, experiments) in chapters.items():
                 record: dict[str, Any] = {

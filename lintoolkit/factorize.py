@@ -62,6 +62,7 @@ def als(
     rank: int,
     l2: Number = 1.0,
     iterations: int = 10,
+    biases: bool = True,
 ) -> Recommender:
     r"""Fit factors and biases to explicit ratings, such as stars.
 
@@ -70,6 +71,7 @@ def als(
     \rVert^2 + b_u^2 + \sum_i \lVert q_i \rVert^2 + c_i^2)$ with $\mu$ the mean rating. A
     missing rating is not a zero. A pair that is there twice counts as two observations. Users
     without ratings keep factors and bias 0, so they are told the mean and the item's bias.
+    Without ``biases``, $\mu = b_u = c_i = 0$: a rating is the product of the factors alone.
 
     Args:
         key: Draws the items' first factors, normal with variance 1 / rank.
@@ -80,6 +82,7 @@ def als(
         rank: Factors of each.
         l2: λ, above 0; `jax.vmap` over it tries several.
         iterations: Sweeps, each over all users and then all items.
+        biases: Whether to fit the mean and the biases too.
 
     Returns:
         The model in the dtype of ``ratings``; half precision computes in float32. Where values
@@ -114,7 +117,14 @@ def als(
     entries = _checked("als", key, users, items, ratings, shape, rank, l2, iterations)
     with jax.named_scope("als"):
         return _alternate(
-            key, *entries, l2, None, shape=shape, rank=rank, iterations=iterations
+            key,
+            *entries,
+            l2,
+            None,
+            shape=shape,
+            rank=rank,
+            iterations=iterations,
+            biases=biases,
         )
 
 
@@ -184,7 +194,14 @@ def implicit_als(
         raise ValueError(f"{function}: alpha must be finite and at least 0, got {alpha}.")
     with jax.named_scope(function):
         return _alternate(
-            key, *entries, l2, alpha, shape=shape, rank=rank, iterations=iterations
+            key,
+            *entries,
+            l2,
+            alpha,
+            shape=shape,
+            rank=rank,
+            iterations=iterations,
+            biases=False,
         )
 
 
@@ -349,7 +366,7 @@ class _Sorted(NamedTuple):
     run_row: Array
 
 
-@partial(jax.jit, static_argnames=("shape", "rank", "iterations"))
+@partial(jax.jit, static_argnames=("shape", "rank", "iterations", "biases"))
 def _alternate(
     key: Array,
     users: Array,
@@ -361,6 +378,7 @@ def _alternate(
     shape: tuple[int, int],
     rank: int,
     iterations: int,
+    biases: bool,
 ) -> Recommender:
     """Both kinds of `als`; explicit where alpha is None."""
     explicit = alpha is None
@@ -372,17 +390,19 @@ def _alternate(
     users, items = (jnp.clip(x, 0, c - 1) for x, c in zip((users, items), shape, strict=True))
     users, items = users.astype(jnp.int32), items.astype(jnp.int32)
     ratings = ratings.astype(wide)
-    mean = ratings.mean() if explicit else jnp.zeros((), wide)
+    mean = ratings.mean() if biases else jnp.zeros((), wide)
     by_user, by_item = _sort(users, items, ratings, n), _sort(items, users, ratings, m)
-    # An explicit side's bias is column `rank`; zeros fill up, as products like multiples of 8.
-    width = 8 * (rank // 8 + 1) if explicit else rank
+    # A side's bias is column `rank`; zeros fill up, as products like multiples of 8.
+    width = 8 * (rank // 8 + 1) if biases else rank
     ridge = jnp.asarray(l2, wide) * jnp.eye(width, dtype=wide)
 
     def against(rows: _Sorted, other: Array) -> Array:
         """One side, the other being fixed."""
-        if explicit:
+        if biases:
             target = rows.ratings - mean - other[:, rank][rows.columns]
             return _solve(rows, other.at[:, rank].set(1), target, None, ridge)
+        if explicit:
+            return _solve(rows, other, rows.ratings, None, ridge)
         weight = jnp.asarray(alpha, wide) * rows.ratings
         unseen = jnp.einsum("ir,is->rs", other, other, precision="highest")
         return _solve(rows, other, rows.first + weight, weight, unseen + ridge)
@@ -399,7 +419,7 @@ def _alternate(
     ok &= jnp.isfinite(sides[0]).all() & jnp.isfinite(sides[1]).all()
     told = lambda x: jnp.where(ok, x, jnp.nan).astype(dtype)
     users_side, items_side = (
-        Side(told(x[:, :rank]), told(x[:, rank] if explicit else jnp.zeros(len(x), wide)))
+        Side(told(x[:, :rank]), told(x[:, rank] if biases else jnp.zeros(len(x), wide)))
         for x in sides
     )
     return Recommender(users_side, items_side, told(mean), ok)

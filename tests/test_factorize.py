@@ -81,6 +81,24 @@ def test_als_agrees_with_its_normal_equations(planted, small, monkeypatch):
         jax.clear_caches()
 
 
+def test_without_biases_a_rating_is_a_product_alone(planted):
+    train, held_out = planted
+    model = als(KEY, *train, **OPTIONS, biases=False)
+    users, items, ratings = train
+    p, q = np.zeros((N, RANK)), drawn()
+    for _ in range(3):
+        for side, ids, other, theirs in ((p, users, q, items), (q, items, p, users)):
+            for row in range(len(side)):
+                seen = other[theirs[ids == row]]
+                gram = seen.T @ seen + 0.3 * np.eye(RANK)
+                side[row] = np.linalg.solve(gram, seen.T @ ratings[ids == row])
+    assert_agrees(model.users.factors, p, ulps=1e4)
+    assert_agrees(model.items.factors, q, ulps=1e4)
+    assert not any(np.any(x) for x in (model.mean, model.users.bias, model.items.bias))
+    # Control: these ratings have a mean and biases, which three factors must stand in for.
+    assert rmse(model, held_out) > rmse(als(KEY, *train, **OPTIONS), held_out)
+
+
 def explicit_objective(train, l2, model):
     users, items, ratings = train
     error = ratings - predict_rating(model, users, items)

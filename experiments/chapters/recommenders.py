@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.chapters.recommenders_factors import clicks, factors
+from experiments.figures import recommenders as figures
 from experiments.rows import flops, row
 from lintoolkit.eigen import pagerank, power_iteration
 from lintoolkit.layers import dense, dense_flops
@@ -81,6 +83,9 @@ def web(*, seed: int, full: bool):
         flops=flops(lambda v, m: m @ v, start, matrix, formula=2 * 4 * 4),
         note="The FLOPs are of one iteration with the matrix written out.",
     )
+    links, n = power_law(nodes=50_000, edges=500_000), 50_000
+    large = pagerank(jnp.asarray(links[0]), jnp.asarray(links[1]), n, tol=1e-9)
+    yield figures.ranks(np.asarray(large.scores), np.bincount(links[1], minlength=n))
     multiplicity = {
         d: int(np.isclose(np.linalg.eigvals(np.asarray(chances(LOOPS, 4, damping=d))), 1).sum())
         for d in (1.0, 0.85)
@@ -95,6 +100,14 @@ def web(*, seed: int, full: bool):
     )
 
 
+def power_law(*, nodes: int, edges: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sources and targets of links, most of them to few pages; many pages link to nothing."""
+    random = np.random.RandomState(0)
+    weight = 1 / np.arange(1, nodes + 1)
+    targets = random.choice(nodes, edges, p=weight / weight.sum())
+    return random.randint(0, nodes // 2, edges), random.permutation(nodes)[targets]
+
+
 def chances(links: list, n: int, *, damping: float) -> jax.Array:
     """The matrix whose entry (t, s) is the surfer's chance to go from s to t."""
     sources, targets = jnp.array(links).T
@@ -106,4 +119,4 @@ def chances(links: list, n: int, *, damping: float) -> jax.Array:
 LINKS = [(0, 1), (0, 2), (1, 2), (2, 0), (3, 0), (3, 2)]
 LOOPS = [(0, 1), (1, 0), (2, 3), (3, 2)]
 
-EXPERIMENTS = (viewing, web)
+EXPERIMENTS = (viewing, factors, clicks, web)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from experiments import published
 from experiments.chapters.scale_hardware import cores, memory
+from experiments.chapters.scale_map import concepts, systems
 from experiments.published import A100, FP16, H100, M40, MODELS, TIME_SHARES, V100
 from experiments.rows import flops, row
 from lintoolkit.layers import dense_flops, embed
@@ -315,4 +316,4 @@ def words(*, seed: int, full: bool):
     yield row("matrices-chip-demand", None)
 
 
-EXPERIMENTS = (sizes, forward_pass, training, memory, cores, words)
+EXPERIMENTS = (sizes, forward_pass, training, memory, cores, concepts, systems, words)
