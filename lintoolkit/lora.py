@@ -20,11 +20,13 @@ Paths are `jax.tree_util.keystr` with "/" between. Letters: r rank, n rows, d wi
 """
 
 import math
+import os
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,7 +35,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
-from lintoolkit import _checks, svd
+from lintoolkit import _checks, _peft, svd
 from lintoolkit._lift import Record, evaluate, watched
 from lintoolkit._lowrank import (
     LowRank,
@@ -639,6 +641,112 @@ def fold(adapters: Mapping[str, LowRank]) -> dict[str, LowRank]:
     return {
         path: replace(low, b=low.b * low.scale, scale=1.0) for path, low in adapters.items()
     }
+
+
+def save_peft(
+    folder: str | os.PathLike,
+    adapters: Mapping[str, LowRank],
+    names: Mapping[str, str | Sequence[str]],
+    *,
+    tables: str = "embedding",
+    base_model: str | None = None,
+    task_type: str | None = None,
+) -> None:
+    r"""Write adapters to a folder as Hugging Face's PEFT does.
+
+    ``lora_A.weight`` = Aᵀ (r, in) and ``lora_B.weight`` = Bᵀ (out, r) of each module, axes of
+    heads flattened; kernels of layout "i i i o" or "o i i i" are 2-D convolutions. Scales go
+    into ``adapter_config.json`` as alpha and its patterns.
+
+    Args:
+        folder: Made if it is not there; its two files are replaced, each whole.
+        adapters: What to write.
+        names: The torch module of each path. A stack has one for each index: a sequence, or
+            "layers.{}.q_proj" for the numbers from 0. Paths of one module stand side by side
+            on its axis out, in this order, as queries, keys and values do in GPT-2's c_attn.
+        tables: A regular expression: paths in which it is found are `torch.nn.Embedding`.
+        base_model: Name of the frozen model, for PEFT to find.
+        task_type: PEFT's, such as "CAUSAL_LM".
+
+    Raises:
+        TypeError: If an adapter is no `LowRank`.
+        ValueError: If an adapter has no name or not as many as its stack is high, or shares a
+            module with a leaf that has no adapter.
+
+    Cost:
+        One write of the factors.
+
+    Examples:
+        >>> import tempfile
+        >>> low = LowRank(jnp.ones((5, 1)), jnp.ones((1, 3)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_peft(folder, {"w": low}, {"w": "model.proj"})
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['adapter_config.json', 'adapter_model.safetensors']
+
+    References:
+        Mangrulkar et al., PEFT: State-of-the-art Parameter-Efficient Fine-Tuning methods
+        (2022), the checkpoint format.
+    """
+    for path, low in adapters.items():
+        _check_low("save_peft", path, low)
+    described = {"base_model_name_or_path": base_model, "task_type": task_type}
+    _peft.save(Path(folder), adapters, names, tables, described)
+
+
+def load_peft(
+    folder: str | os.PathLike,
+    params: PyTree,
+    names: Mapping[str, str | Sequence[str]],
+    layout: Words | None = None,
+) -> dict[str, LowRank]:
+    r"""Read adapters from a folder that Hugging Face's PEFT wrote.
+
+    The inverse of `save_peft`: A = ``lora_A.weight``ᵀ, reshaped to the leaf's axes, and so on.
+    The scale is alpha / r, or alpha / √r, by the folder's configuration, patterns included;
+    where ranks differ within a stack, the smaller are filled with zeros, and where scales do,
+    they go into B.
+
+    Args:
+        folder: With ``adapter_model.safetensors`` and ``adapter_config.json``.
+        params: The parameters that the adapters are for.
+        names: As for `save_peft`; paths whose modules are not in the file are left out.
+        layout: As for `init`.
+
+    Returns:
+        Adapters in the dtype of the file.
+
+    Raises:
+        FileNotFoundError: If a file is not there.
+        ValueError: If a file is corrupt; a tensor is unknown, has no name in ``names`` or is
+            not of the shape or rank that params and configuration say; or the configuration
+            asks for more than LoRA: DoRA, biases, modules saved whole, another beginning of
+            the weights (PiSSA), other kinds of adapters. Nothing is returned then.
+
+    Cost:
+        One read of the files.
+
+    Examples:
+        >>> import tempfile
+        >>> params, names = {"w": jnp.ones((2, 5, 3))}, {"w": "layers.{}.proj"}
+        >>> adapters = init(jax.random.key(0), params, 1, where="w", layout="b i o", alpha=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_peft(folder, adapters, names)
+        ...     load_peft(folder, params, names, "b i o")["w"].scale
+        2.0
+
+    References:
+        Mangrulkar et al., PEFT: State-of-the-art Parameter-Efficient Fine-Tuning methods
+        (2022), the checkpoint format.
+    """
+    leaves, _ = _leaves("load_peft", params)
+    named = {}
+    for path in names:
+        if path not in leaves:
+            raise ValueError(f"load_peft: names has {path}, and params have no such leaf.")
+        leaf = leaves[path]
+        named[path] = leaf, _layout_of("load_peft", layout, path, leaf)
+    return _peft.load(Path(folder), named, names)
 
 
 # Programs

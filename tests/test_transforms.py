@@ -56,6 +56,7 @@ HOST = frozenset(
     factorize.als factorize.implicit_als
     lora.init lora.merge lora.lift lora.explain lora.layouts
     lora.extract lora.residual lora.pissa lora.combine lora.resize lora.fold
+    lora.save_peft lora.load_peft
     train.fit_in_chunks
     transformer.gpt transformer.generate transformer.gpt_parts transformer.load_gpt2
     transformer.save_gpt2
