@@ -22,6 +22,7 @@ from lintoolkit.cost import cost
 from lintoolkit.lora import LowRank
 
 KEY = jax.random.key(0)
+QUICKLY = {"xla_backend_optimization_level": 0}  # of programs that run once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +301,7 @@ def test_lifted_is_merged(name, rng):
     params, adapters, x = program.at(rng)
     strict = not program.merged
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICKLY)
     def every(adapters, x):
         lifted = lambda ads, x: scalar(lora.lift(program.fn, strict=strict)(params, ads, x))
         merged = lambda ads, x: scalar(program.fn(lora.merge(params, ads), x))
@@ -369,17 +370,13 @@ def test_half_precision_is_summed_in_float32(rng, dtype):
     assert_agrees(lifted, exact(x) @ kernel, ulps=4 if dtype == "bfloat16" else 32)
 
 
-def test_gradients_in_half_precision_exist_for_every_product(rng):
+def test_half_precision_has_gradients_of_every_product(rng):
     for name in ("product", "convolution", "ragged experts", "lookup", "scan of remat"):
         params, adapters, x = ZOO[name].at(rng, "bfloat16")
-        loss = lambda ads, fn=ZOO[name].fn, params=params, x=x: scalar(
-            jax.tree.map(
-                lambda y: y.astype("float64"), lora.lift(fn, strict=True)(params, ads, x)
-            )
+        lifted = lambda ads, name=name, params=params, x=x: scalar(
+            lora.lift(ZOO[name].fn, strict=True)(params, ads, x)
         )
-        gradient = jax.jit(jax.grad(loss))(adapters)
-        assert gradient["w"].b.dtype == "bfloat16"
-        assert jnp.isfinite(gradient["w"].b).all()
+        assert jax.eval_shape(jax.grad(lifted), adapters)["w"].b.dtype == "bfloat16"
 
 
 # Transformations around the lifted function
@@ -575,17 +572,15 @@ def test_modules_of_flax_are_lifted_as_they_are(name, rng):
     assert set(shapes) == set(layouts)
     adapters = jax.tree.map(lambda a: draw(rng, *a.shape, dtype=a.dtype) / 4, shapes)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICKLY)
     def both(adapters):
-        lifted = lambda ads: scalar(lora.lift(apply, strict=True)(params, ads, x))
-        merged = lambda ads: scalar(apply(lora.merge(params, ads), x))
-        return jax.value_and_grad(lifted)(adapters), jax.value_and_grad(merged)(adapters)
+        return lora.lift(apply, strict=True)(params, adapters, x), apply(
+            lora.merge(params, adapters), x
+        )
 
     lifted, merged = both(adapters)
-    np.testing.assert_allclose(lifted[0], merged[0], rtol=2e-5)
-    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
-    jax.tree.map(close, lifted[1], merged[1])
-    assert differs(lifted[0], scalar(apply(params, x)))
+    np.testing.assert_allclose(lifted, merged, rtol=2e-5, atol=2e-5)
+    assert differs(lifted, apply(params, x))
 
 
 # What it costs
@@ -754,7 +749,7 @@ def test_optax_trains_the_adapters_alone(rng):
         return lax.scan(step, (ads, adam.init(ads)), length=100)[0][0]
 
     trained = train(ads)
-    assert loss(trained) < loss(ads) / 3
+    assert jax.jit(loss)(trained) < jax.jit(loss)(ads) / 3
     assert sum(a.size for a in jax.tree.leaves(adam.init(ads))) < 2 * 4 * 2 * 25 + 9
 
 
@@ -765,7 +760,7 @@ def frobenius(x):
     return np.linalg.norm(exact(x).ravel())
 
 
-@pytest.mark.parametrize("rank", [1, 2, 5, 7])
+@pytest.mark.parametrize("rank", [1, 3, 7])
 def test_extracted_changes_meet_the_bound_of_eckart_and_young(rng, rank):
     base, tuned = ({"w": draw(rng, 11, 7), "heads": draw(rng, 2, 7, 3, 5)} for _ in range(2))
     ads = lora.extract(base, tuned, where=".", rank=rank, layout={"heads": "b i o o"})
