@@ -132,8 +132,11 @@ def _empty() -> Jaxpr:
 @contextmanager
 def _as_placed(eqn: JaxprEqn) -> Iterator[None]:
     """The scope names of an equation, and the context that it was written under."""
-    scope = str(eqn.source_info.name_stack)
-    with eqn.ctx.manager, jax.named_scope(scope) if scope else nullcontext():
+    try:
+        context, scope = eqn.ctx.manager, str(eqn.source_info.name_stack)
+    except AttributeError:  # a JAX that keeps them elsewhere
+        context, scope = nullcontext(), ""
+    with context, jax.named_scope(scope) if scope else nullcontext():
         yield
 
 

@@ -137,6 +137,36 @@ def init(
     return adapters
 
 
+def parameters(*, d_in: int, d_out: int, r: int) -> int:
+    """Count the numbers of an adapter of one matrix.
+
+    A share r / d_in + r / d_out = 2 r / d of a square matrix's d².
+
+    Args:
+        d_in: Rows of the kernel.
+        d_out: Columns of it.
+        r: Rank of its change.
+
+    Returns:
+        r (d_in + d_out).
+
+    Raises:
+        ValueError: If one of them is not a whole number of at least 1.
+
+    Cost:
+        Nothing.
+
+    Examples:
+        >>> parameters(d_in=4096, d_out=4096, r=8), 4096 * 4096
+        (65536, 16777216)
+
+    References:
+        Hu et al., LoRA: Low-Rank Adaptation of Large Language Models (2021), section 4.2.
+    """
+    _checks.positive("parameters", d_in=d_in, d_out=d_out, r=r)
+    return r * (d_in + d_out)
+
+
 @jax.named_scope("merge")
 def merge(
     params: PyTree, adapters: Mapping[str, LowRank], *, scale: float | int | Array = 1.0
@@ -202,6 +232,9 @@ def lift(fun: Callable[..., Any], *, strict: bool = False) -> Callable[..., Any]
     einsums, convolutions and lookups in tables. Whatever else an array goes into gets K':
     `explain` tells.
 
+    What else is to be trained, a head or biases, is differentiated beside the adapters, as
+    part of ``params``.
+
     It traces ``fun`` on each call: put jit around. Only arrays among the arguments are traced,
     other leaves stay what they are. Scopes of names and remat are kept, but inner jits are
     inlined where an adapted array goes in, and their shardings with them.
@@ -221,7 +254,8 @@ def lift(fun: Callable[..., Any], *, strict: bool = False) -> Callable[..., Any]
     Cost:
         2 n (d_in d_out + r (d_in + d_out)) FLOP a product of n rows, see `lift_flops`. Of the
         gradient's products, with respect to adapters, those for the kernels are not there: a
-        third of all.
+        third of all. Gradients and optimizer states are of the adapters' size; activations
+        are what they were.
 
     Examples:
         >>> low = LowRank(jnp.array([[1.0], [2.0]]), jnp.array([[3.0, 4.0]]))

@@ -909,6 +909,10 @@ WRONG = {
         "init must be 'kaiming' or 'embedding'",
     ),
     "init: dtype": (lambda: adapters(dtype=int), "dtype must be floating, got int64"),
+    "parameters: rank 0": (
+        lambda: lora.parameters(d_in=3, d_out=5, r=0),
+        "r must be a whole number",
+    ),
     "merge: no leaf": (
         lambda: lora.merge(TREE, {"v": LOW}),
         "adapter v has no leaf; there are bias, heads, ids, w",

@@ -459,6 +459,15 @@ def test_the_loop_that_cannot_be_taken_apart_gets_sums(rng, monkeypatch):
     jax.tree.map(lambda a, b: assert_agrees(a, exact(b)), lifted, merged)
 
 
+def test_without_names_and_contexts_the_numbers_are_the_same(rng, monkeypatch):
+    placed = _lift._as_placed
+    monkeypatch.setattr(_lift, "_as_placed", lambda _: placed(None))
+    params, adapters, x = ZOO["two layers"].at(rng)
+    fn = ZOO["two layers"].fn
+    lifted = lora.lift(fn, strict=True)(params, adapters, x)
+    assert_agrees(lifted, exact(fn(lora.merge(params, adapters), x)))
+
+
 def test_loops_that_the_data_end_are_lifted(rng):
     def fn(params, x):
         step = lambda c: (c[0] + 1, jnp.tanh(c[1] @ params["w"]) + 0.1)
@@ -706,7 +715,9 @@ def test_fresh_adapters_change_nothing_and_draw_by_path(rng):
     merged = lora.merge(params, every)
     jax.tree.map(np.testing.assert_array_equal, merged, params)
     bound = 1 / math.sqrt(20)
-    a = lora.init(KEY, {"w": jnp.ones((20, 300))}, 20, where="w")["w"].a
+    low = lora.init(KEY, {"w": jnp.ones((20, 300))}, 20, where="w")["w"]
+    a = low.a
+    assert a.size + low.b.size == lora.parameters(d_in=20, d_out=300, r=20)
     assert bound * 0.95 < jnp.abs(a).max() <= bound
     assert abs(float(a.std()) / (bound / math.sqrt(3)) - 1) < 0.1
 

@@ -54,7 +54,7 @@ HOST = frozenset(
     eigen.pagerank eigen.power_iteration
     pca.fit_pca pca.fit_pca_stream
     factorize.als factorize.implicit_als
-    lora.init lora.merge lora.lift lora.explain lora.layouts
+    lora.init lora.parameters lora.merge lora.lift lora.explain lora.layouts
     lora.extract lora.residual lora.pissa lora.combine lora.resize lora.fold
     lora.save_peft lora.load_peft
     train.fit_in_chunks

@@ -15,9 +15,9 @@ def spectrum(change: jax.Array, noise: jax.Array) -> Figure:
     axes.semilogy(place, np.maximum(change, 1e-6 * change[0]), label="the change")
     axes.semilogy(place, noise, "--", label="random numbers of the same norm")
     axes.axvline(8, color="0.7", lw=0.8, zorder=0)
-    axes.text(9, change[0], "8", va="top", color="0.4")
+    axes.text(9, float(change[0]), "8", va="top", color="0.4")
     axes.set(xlabel="number", ylabel="singular value", ylim=(1e-4 * change[0], 2 * change[0]))
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right")
     return Figure(
         name="spectrum",
         figure=canvas,
@@ -42,7 +42,7 @@ def ranks(
     levels = ((full, f"all {full_size:,} numbers"), (before, "before"))
     for level, name in levels:
         axes.axhline(level, color="0.6", lw=0.8, ls="--", zorder=0)
-        axes.text(max(scores), level - 0.015, name, ha="right", va="top", color="0.4")
+        axes.text(min(scores), level - 0.015, name, ha="left", va="top", color="0.4")
     labels = [f"{rank}\n{sizes[rank]:,}" for rank in scores]
     axes.set(xticks=list(scores), xticklabels=labels, ylim=(0, 1.03))
     axes.set(xlabel="rank, and numbers trained", ylabel="accuracy")
