@@ -11,6 +11,7 @@
 - `lintoolkit.eigen`: the dominant eigenvector, PageRank.
 - `lintoolkit.factorize`: recommenders: alternating least squares on sparse ratings.
 - `lintoolkit.regression`: the normal equation, least squares by QR, ridge.
+- `lintoolkit.lora`: changes of low rank beside frozen parameters of any function, PEFT files.
 - `lintoolkit.train`: one optax loop as a scan.
 - `lintoolkit.cost`: the work, bytes and memory of any JAX function, from what XLA compiled.
 

@@ -9,7 +9,6 @@ Arithmetic runs in the dtype of the parameters; norms and softmax in float32 at 
 Letters: n sequences, t tokens, v vocabulary, d_model width, h heads.
 """
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -21,12 +20,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from jax import export
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Integer, PyTree
 
 from lintoolkit import _checks
+from lintoolkit._files import read_json, read_tensors, write_tensors
 from lintoolkit.attention import (
     attention,
     init_multi_head,
@@ -675,23 +674,15 @@ def load_gpt2(path: str | os.PathLike, *, heads: int | None = None) -> Pretraine
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
     described = _read_description(path.with_name("config.json"))
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            names = {name.removeprefix(PREFIX): name for name in file.keys()}  # noqa: SIM118
-            if len(names) < len(file.keys()):
-                raise ValueError(
-                    f"load_gpt2: {path} has tensors both with and without {PREFIX!r}."
-                )
-            tensors = {
-                ours: file.get_tensor(theirs)
-                for ours, theirs in names.items()
-                if not ours.endswith((".attn.bias", ".attn.masked_bias"))  # masks, not learned
-            }
-            described |= file.metadata() or {}
-    except safetensors.SafetensorError as error:
-        raise ValueError(
-            f"load_gpt2: {path} is not a whole safetensors file ({error}); fetch it again."
-        ) from None
+    every, metadata = read_tensors("load_gpt2", path)
+    described |= metadata
+    tensors = {
+        name.removeprefix(PREFIX): tensor
+        for name, tensor in every.items()
+        if not name.endswith((".attn.bias", ".attn.masked_bias"))  # masks, not learned
+    }
+    if len({name.removeprefix(PREFIX) for name in every}) < len(every):
+        raise ValueError(f"load_gpt2: {path} has tensors both with and without {PREFIX!r}.")
     config = _infer_config(path, tensors, heads or int(described.get("n_head", 0)))
     head = tensors.pop("lm_head.weight", None)
     wanted, got = _gpt2_shapes(config), {name: x.shape for name, x in tensors.items()}
@@ -735,7 +726,7 @@ def save_gpt2(
         One write of the file.
 
     Examples:
-        >>> import tempfile
+        >>> import safetensors, tempfile
         >>> config = GPTConfig(vocabulary=11, context=8, blocks=2, heads=2, width=6)
         >>> params = init_gpt(jax.random.key(0), config)
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -756,16 +747,7 @@ def save_gpt2(
         stacks = [np.asarray(_at(params["blocks"], where)) for where in places]
         for i, rows in enumerate(zip(*stacks, strict=True)):
             tensors[f"h.{i}.{name}"] = np.concatenate(rows, axis=-1)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    metadata = {"format": "pt", "n_head": str(config.heads)}
-    try:
-        safetensors.numpy.save_file(
-            {name: np.ascontiguousarray(x) for name, x in tensors.items()}, temporary, metadata
-        )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(Path(path), tensors, {"format": "pt", "n_head": str(config.heads)})
 
 
 @partial(jax.jit, static_argnames=("config", "dtype"))
@@ -988,11 +970,9 @@ def _at(tree: Any, where: tuple) -> Any:
 def _read_description(path: Path) -> dict[str, Any]:
     # What transformers says of the network in its config.json, where there is one.
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = read_json("load_gpt2", path)
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise ValueError(f"load_gpt2: {path} is not JSON ({error}).") from None
     for name, value in GPT2.items():
         if described.get(name, value) != value:
             raise ValueError(

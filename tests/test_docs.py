@@ -26,10 +26,13 @@ MAY_IMPORT = {
     "_triplets": {"_krylov", "_rows"},
     "attention": {"_blockwise", "_cudnn", "layers"},
     "eigen": {"_krylov", "_triplets", "layers"},
+    "_lift": {"_lowrank"},
+    "_peft": {"_files", "_lowrank"},
     "factorize": {"similarity"},
+    "lora": {"_lift", "_lowrank", "_peft", "layers", "svd"},
     "pca": {"_rows", "_triplets", "layers"},
     "svd": {"_krylov", "_triplets", "_rows", "layers"},
-    "transformer": {"attention", "layers"},
+    "transformer": {"_files", "attention", "layers"},
 }
 
 

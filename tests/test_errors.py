@@ -14,6 +14,7 @@ from lintoolkit import (
     eigen,
     factorize,
     layers,
+    lora,
     pca,
     regression,
     similarity,
@@ -50,6 +51,12 @@ GPT = transformer.init_gpt(GET, SMALL)
 gpt = partial(transformer.gpt, config=SMALL)
 generate = partial(transformer.generate, GET, GPT, config=SMALL)
 VISION = transformer.ViTConfig(image=(4, 6, 3), patch=2, classes=5, blocks=2, heads=2, width=6)
+
+TREE = {"w": a(5, 3), "heads": a(2, 5, 7), "bias": a(3), "ids": whole(3, 3)}
+LOW = lora.LowRank(a(5, 2), a(2, 3))
+adapters = lambda rank=2, where="w", **o: lora.init(GET, TREE, rank, where=where, **o)
+lifted = lambda low: lora.lift(lambda p: p["w"])(TREE, low)
+not_finite = {"w": a(5, 3).at[1, 1].set(jnp.nan)}
 
 WRONG = {
     "init_dense: width 0": (
@@ -865,6 +872,134 @@ WRONG = {
     "ridge: many penalties": (
         lambda: regression.ridge(a(4, 2), a(4), l2=a(3)),
         "l2 must be one number",
+    ),
+    "init: a number for a key": (
+        lambda: lora.init(0, TREE, 2, where="w"),
+        "key must be one random key",
+    ),
+    "init: no leaf": (lambda: adapters(where="nothing"), "'nothing' finds none of heads, w"),
+    "init: one pattern in vain": (
+        lambda: adapters(where=["w", "bias"]),
+        "where must find floating arrays of two axes or more; 'bias' finds none",
+    ),
+    "init: integers": (lambda: adapters(where="ids"), "where must find floating arrays"),
+    "init: no pattern": (lambda: adapters(where=[]), "where must .* nothing finds none"),
+    "init: no such leaf by function": (
+        lambda: adapters(where=lambda path, leaf: leaf.ndim > 3),  # noqa: ARG005
+        "'the function' finds none",
+    ),
+    "init: rank 0": (lambda: adapters(0), r"rank of w must be a whole number in 1\.\.3, got 0"),
+    "init: rank too large": (lambda: adapters(4), r"rank of w .* in 1\.\.3, got 4"),
+    "init: half a rank": (lambda: adapters(2.5), "rank of w .* got 2.5"),
+    "init: no rank for a leaf": (
+        lambda: adapters({"heads": 2}),
+        "rank must say something of w",
+    ),
+    "init: three axes": (
+        lambda: adapters(where="heads"),
+        r"layout must say of heads \(2, 5, 7\) which axes are in, out or stacked",
+    ),
+    "init: layout": (
+        lambda: adapters(layout="i o o"),
+        "layout of w must have one of b, i, o for each of its 2 axes",
+    ),
+    "init: layout without out": (lambda: adapters(layout="b i"), "layout of w must have one"),
+    "init: beginning": (
+        lambda: adapters(init="gauss"),
+        "init must be 'kaiming' or 'embedding'",
+    ),
+    "init: dtype": (lambda: adapters(dtype=int), "dtype must be floating, got int64"),
+    "parameters: rank 0": (
+        lambda: lora.parameters(d_in=3, d_out=5, r=0),
+        "r must be a whole number",
+    ),
+    "merge: no leaf": (
+        lambda: lora.merge(TREE, {"v": LOW}),
+        "adapter v has no leaf; there are bias, heads, ids, w",
+    ),
+    "merge: shape": (
+        lambda: lora.merge(TREE, {"w": lora.LowRank(a(5, 2), a(2, 7))}),
+        r"adapter w must have a \(5, 2\) and b \(2, 3\) for an array \(5, 3\) of layout 'i o'",
+    ),
+    "merge: ranks": (
+        lambda: lora.merge(TREE, {"w": lora.LowRank(a(5, 2), a(1, 3))}),
+        r"got \(5, 2\) and \(1, 3\)",
+    ),
+    "merge: layout": (
+        lambda: lora.merge(TREE, {"w": lora.LowRank(a(5, 2), a(2, 3), 1.0, "io")}),
+        "layout of w must have one of b, i, o",
+    ),
+    "merge: integers": (
+        lambda: lora.merge(TREE, {"ids": lora.LowRank(a(3, 1), a(1, 3))}),
+        "ids must be a floating array to have an adapter, got int64",
+    ),
+    "merge: an array": (
+        lambda: lora.merge(TREE, {"w": a(5, 3)}),
+        "adapter w must be a LowRank",
+    ),
+    "merge: a list": (lambda: lora.merge(TREE, [LOW]), "adapters must be a dict"),
+    "lift: no function": (lambda: lora.lift(TREE), "fun must be a function"),
+    "lift: no leaf": (lambda: lifted({"v": LOW}), "adapter v has no leaf"),
+    "lift: shape": (lambda: lifted({"heads": LOW}), "layout of heads must have one"),
+    "lift: strict": (
+        lambda: lora.lift(lambda p: jnp.exp(p["w"]), strict=True)(TREE, {"w": LOW}),
+        "w goes into exp, which has no factored form",
+    ),
+    "extract: nothing said of the rank": (
+        lambda: lora.extract(TREE, TREE, where="w"),
+        "give rank or energy, one of them",
+    ),
+    "extract: both said": (
+        lambda: lora.extract(TREE, TREE, where="w", rank=1, energy=0.5),
+        "give rank or energy, one of them",
+    ),
+    "extract: shapes": (
+        lambda: lora.extract(TREE, TREE | {"w": a(5, 2)}, where="w", rank=1),
+        r"base and tuned must be alike, but w is \(5, 3\) and \(5, 2\)",
+    ),
+    "extract: trees": (
+        lambda: lora.extract(TREE, {"w": a(5, 3)}, where="w", rank=1),
+        "must be alike, but bias is .* and absent",
+    ),
+    "extract: NaN": (
+        lambda: lora.extract({"w": a(5, 3)}, not_finite, where="w", rank=1),
+        "w must be finite, got NaN",
+    ),
+    "extract: rank": (
+        lambda: lora.extract(TREE, TREE, where="w", rank=4),
+        r"rank of w .* in 1\.\.3, got 4",
+    ),
+    "rank_for_energy: of an extraction": (
+        lambda: lora.extract(TREE, TREE, where="w", energy=1.5),
+        "energy must be in",
+    ),
+    "residual: trees": (lambda: lora.residual(TREE, {}, {}), "base and tuned must be alike"),
+    "pissa: infinity": (
+        lambda: lora.pissa({"w": a(5, 3) / 0}, 1, where="w"),
+        "w must be finite",
+    ),
+    "combine: weights": (
+        lambda: lora.combine([{"w": LOW}], [1.0, 2.0]),
+        "weights must be one number for each set of adapters, got 2 for 1",
+    ),
+    "combine: nothing": (lambda: lora.combine([], []), "weights must be one number"),
+    "combine: shapes": (
+        lambda: lora.combine([{"w": LOW}, {"w": lora.LowRank(a(7, 2), a(2, 3))}], [1.0, 1.0]),
+        "adapters of w must be of one layout and shape",
+    ),
+    "combine: rank": (
+        lambda: lora.combine([{"w": LOW}], [1.0], rank=3),
+        r"rank of w must be a whole number in 1\.\.2, got 3",
+    ),
+    "combine: both said": (
+        lambda: lora.combine([{"w": LOW}], [1.0], rank=1, energy=0.5),
+        "give rank or energy, one of them",
+    ),
+    "resize: nothing said": (lambda: lora.resize({"w": LOW}), "give rank or energy"),
+    "fold: an array": (lambda: lora.fold({"w": a(3)}), "adapter w must be a LowRank"),
+    "save_peft: an array": (
+        lambda: lora.save_peft("nowhere", {"w": a(3)}, {"w": "w"}),
+        "adapter w must be a LowRank",
     ),
     "fit: integers": (lambda: fit(squared, jnp.array(1), a(3)), "params must be floating"),
     "fit: steps": (

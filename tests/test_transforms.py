@@ -22,6 +22,7 @@ from lintoolkit import (
     eigen,
     factorize,
     layers,
+    lora,
     pca,
     regression,
     similarity,
@@ -41,6 +42,7 @@ MODULES = (
     eigen,
     factorize,
     regression,
+    lora,
     train,
 )
 
@@ -52,6 +54,9 @@ HOST = frozenset(
     eigen.pagerank eigen.power_iteration
     pca.fit_pca pca.fit_pca_stream
     factorize.als factorize.implicit_als
+    lora.init lora.parameters lora.merge lora.lift lora.explain lora.layouts
+    lora.extract lora.residual lora.pissa lora.combine lora.resize lora.fold
+    lora.save_peft lora.load_peft
     train.fit_in_chunks
     transformer.gpt transformer.generate transformer.gpt_parts transformer.load_gpt2
     transformer.save_gpt2
@@ -125,6 +130,10 @@ def fitted(array, d, r):
 def state(array, d):
     root = array(d, d)
     return pca.Moments(3 + jnp.exp(array()), array(d), root @ root.T)
+
+
+def low_rank(array, d_in, r, d_out):
+    return lora.LowRank(array(d_in, r), array(r, d_out), 0.5)
 
 
 def squared(params, batch):
@@ -519,6 +528,55 @@ TABLE = {
         fn=lambda x, y: regression.ridge(x, y, l2=0.5),
         formula=regression.ridge_flops,
         **REGRESSION,
+    ),
+    "lora.init": Case(
+        fn=lora.init,
+        make=key,
+        options={"params": {"w": jnp.ones((5, 3))}, "rank": 2, "where": "w", "alpha": 3},
+        differentiable=False,
+    ),
+    "lora.merge": Case(
+        fn=lambda w, low: lora.merge({"w": w}, {"w": low}),
+        make=lambda array, d_in, d_out, r: (
+            array(d_in, d_out),
+            low_rank(array, d_in, r, d_out),
+        ),
+        dims=sizes("d_in d_out r", (7, 5, 2), (3, 11, 2)),
+        formula=lora.merge_flops,
+        counted="flops",
+    ),
+    "lora.lift": Case(
+        fn=lambda w, low, x: lora.lift(lambda w, x: x @ w)(w, {"": low}, x),
+        make=lambda array, n, d_in, d_out, r: (
+            array(d_in, d_out),
+            low_rank(array, d_in, r, d_out),
+            array(n, d_in),
+        ),
+        dims=sizes("n d_in d_out r", (3, 7, 5, 2), (13, 3, 11, 2)),
+        formula=lora.lift_flops,
+    ),
+    "lora.extract": Case(
+        fn=lambda base, tuned: lora.extract(base, tuned, where="", rank=2),
+        make=lambda array: (array(7, 5), array(7, 5)),
+        promotes=True,
+    ),
+    "lora.pissa": Case(
+        fn=lambda w: lora.pissa(w, 2, where="")[1],
+        make=lambda array: (array(7, 5),),
+        promotes=True,
+    ),
+    "lora.combine": Case(
+        fn=lambda one, two: lora.combine([{"w": one}, {"w": two}], [0.5, -2], rank=3),
+        make=lambda array: (low_rank(array, 7, 2, 5), low_rank(array, 7, 3, 5)),
+        promotes=True,
+    ),
+    "lora.resize": Case(
+        fn=lambda low: lora.resize({"w": low}, rank=2),
+        make=lambda array: (low_rank(array, 7, 3, 5),),
+        promotes=True,
+    ),
+    "lora.fold": Case(
+        fn=lambda low: lora.fold({"w": low}), make=lambda array: (low_rank(array, 7, 3, 5),)
     ),
     "train.fit": Case(
         # Losses alone: a serialised program cannot hold optax's own state types.
