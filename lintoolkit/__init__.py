@@ -11,7 +11,8 @@
 - `lintoolkit.eigen`: the dominant eigenvector, PageRank.
 - `lintoolkit.factorize`: recommenders: alternating least squares on sparse ratings.
 - `lintoolkit.regression`: the normal equation, least squares by QR, ridge.
-- `lintoolkit.train`: one optax loop as a scan.
+- `lintoolkit.train`: one optax loop as a scan, with checkpoints that it goes on from.
+- `lintoolkit.checkpoint`: states on disk that come back to the bit or not at all.
 - `lintoolkit.cost`: the work, bytes and memory of any JAX function, from what XLA compiled.
 
 Import the module you mean, ``from lintoolkit import layers``: the file is the namespace.

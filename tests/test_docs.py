@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "factorize": {"similarity"},
     "pca": {"_rows", "_triplets", "layers"},
     "svd": {"_krylov", "_triplets", "_rows", "layers"},
+    "train": {"checkpoint"},
     "transformer": {"attention", "layers"},
 }
 

@@ -11,6 +11,7 @@ from jax.experimental.sparse import BCOO, BCSR
 
 from lintoolkit import (
     attention,
+    checkpoint,
     eigen,
     factorize,
     layers,
@@ -33,6 +34,7 @@ QKV = a(5, 3, 7), a(2, 3, 7), a(2, 3, 11)
 GET = jax.random.key(0)
 squared = lambda w, x: (w - x) ** 2
 fit = partial(train.fit, optimizer=optax.sgd(0.1))
+chunks = partial(train.fit_in_chunks, chunk=2, optimizer=optax.sgd(0.1))
 stream = partial(pca.fit_pca_stream, rank=1)
 rank = partial(eigen.pagerank, n=3)
 truncated = partial(svd.truncated_svd, rank=2)
@@ -899,6 +901,28 @@ WRONG = {
         lambda: train.fit_in_chunks(squared, a(), a(3), chunk=0, optimizer=optax.sgd(0.1)),
         "chunk must be a whole number",
     ),
+    "fit_in_chunks: a function, and no end": (
+        lambda: chunks(squared, a(), lambda steps: a(len(steps))),
+        "steps must be given where batches is a function",
+    ),
+    "fit_in_chunks: an end that the arrays have": (
+        lambda: chunks(squared, a(), a(3), steps=3),
+        "steps must be given where batches is a function.*only there, got steps=3",
+    ),
+    "fit_in_chunks: no step": (
+        lambda: chunks(squared, a(), lambda steps: a(len(steps)), steps=0),
+        "steps must be a whole number",
+    ),
+    "fingerprint: number": (
+        lambda: checkpoint.fingerprint(np.ones(3).tolist()),
+        "x must be one array, got list",
+    ),
+    "digest: number": (
+        lambda: checkpoint.digest({"w": a(3), "rate": 0.1}),
+        r"the leaf at \['rate'\] must be an array, got float",
+    ),
+    "save: step": (lambda: checkpoint.save(None, -1, a(3)), "step must be .* got -1"),
+    "save: number": (lambda: checkpoint.save(None, 1, 0.1), "the leaf at the root must be"),
     "fit: vector loss": (lambda: fit(squared, a(2), a(3)), r"a scalar, got shape \(2,\)"),
 }
 

@@ -19,6 +19,7 @@ from oracles import DTYPES, draw
 from lintoolkit import (
     _checks,
     attention,
+    checkpoint,
     eigen,
     factorize,
     layers,
@@ -42,6 +43,7 @@ MODULES = (
     factorize,
     regression,
     train,
+    checkpoint,
 )
 
 # They read or write files or streams, or count, so they run on the host. Those that are in the
@@ -53,6 +55,7 @@ HOST = frozenset(
     pca.fit_pca pca.fit_pca_stream
     factorize.als factorize.implicit_als
     train.fit_in_chunks
+    checkpoint.digest checkpoint.save checkpoint.restore
     transformer.gpt transformer.generate transformer.gpt_parts transformer.load_gpt2
     transformer.save_gpt2
     """.split()
@@ -519,6 +522,9 @@ TABLE = {
         fn=lambda params, batches, **o: train.fit(squared, params, batches, **o).params,
         make=lambda array: (dense_params(array, 3, 2), array(5, 7, 3)),
         options={"optimizer": optax.sgd(0.1, momentum=0.9), "until": 0.5},
+    ),
+    "checkpoint.fingerprint": Case(
+        fn=checkpoint.fingerprint, make=lambda array: (array(5, 7),), differentiable=False
     ),
 }
 
