@@ -13,6 +13,7 @@
 - `lintoolkit.regression`: the normal equation, least squares by QR, ridge.
 - `lintoolkit.train`: one optax loop as a scan, with checkpoints that it goes on from.
 - `lintoolkit.checkpoint`: states on disk that come back to the bit or not at all.
+- `lintoolkit.launch`: jobs of several processes that outlive the death of any.
 - `lintoolkit.cost`: the work, bytes and memory of any JAX function, from what XLA compiled.
 
 Import the module you mean, ``from lintoolkit import layers``: the file is the namespace.

@@ -170,7 +170,7 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
 
 
 def restore(
-    manager: "orbax.checkpoint.CheckpointManager", like: PyTree | Callable[[int], PyTree]
+    manager: "orbax.checkpoint.CheckpointManager", like: PyTree | Callable[[dict], PyTree]
 ) -> Restored:
     r"""Restore the newest state that is as it was saved.
 
@@ -183,8 +183,8 @@ def restore(
     Args:
         manager: As for `save`.
         like: Arrays, or `jax.ShapeDtypeStruct`, in the structure that was saved; their
-            shardings say where the state is to lie. A function of the step where shapes depend
-            on it.
+            shardings say where the state is to lie. Or a function that makes them of a step's
+            `digest`, where shapes are not known before.
 
     Returns:
         The step, its tree, and the reasons that newer steps are not good.
@@ -215,7 +215,6 @@ def restore(
     """
     skipped: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
-        wanted = like(step) if callable(like) else like
         tree, reason = None, ""
         try:
             stored = _stored(manager, step)
@@ -224,6 +223,7 @@ def restore(
         if not _everywhere(not reason):
             skipped[step] = reason or "another process could not read it"
             continue
+        wanted = like(stored) if callable(like) else like
         _check_layout(step, stored, wanted)
         try:
             tree = _read(manager, step, wanted)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Float, PyTree
@@ -211,7 +212,7 @@ def fit_in_chunks(
         SystemExit: On SIGTERM, with ``checkpoint``, once the state is saved.
 
     Cost:
-        That of `fit`, and one transfer of the last loss a chunk.
+        That of `fit`, and one transfer of losses and metrics a chunk.
 
     Examples:
         >>> sgd = optax.sgd(0.5)
@@ -245,20 +246,21 @@ def fit_in_chunks(
     whole = _whole_on_mesh_of(params)
     state = jax.tree.map(partial(_on_mesh, whole), state)
     places = None if whole is None else jax.tree.map(lambda x: x.sharding, state)
-    done, parts, reached = 0, [], False
+    done: int = 0
+    seen: Any = None
     if checkpoint is not None and checkpoint.all_steps():
         shapes = jax.eval_shape(run, params, take(range(min(chunk, total))), opt_state=state[1])
-        found = _resumed(
-            checkpoint, shapes._replace(params=state[0], opt_state=state[1]), whole
-        )
-        state, parts = (found.params, found.opt_state), [(found.losses, found.metrics)]
-        done = len(found.losses)
-        reached = until is not None and bool((found.losses <= until).any())
+        like = shapes._replace(params=state[0], opt_state=state[1])
+        done, found = _resumed(checkpoint, like, whole)
         if done > total:
             raise ValueError(
                 f"fit_in_chunks: checkpoint holds step {done}, beyond the {total} that are "
                 "asked for; ask for more, or give another directory."
             )
+        state = found.params, found.opt_state
+        seen = _noted(None, (found.losses, found.metrics), range(done), total)
+    small_enough = lambda: until is not None and bool((seen[0][:done] <= until).any())
+    reached = done > 0 and small_enough()
     console = Console(stderr=True)
     with (
         Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
@@ -266,36 +268,43 @@ def fit_in_chunks(
     ):
         task = bar.add_task("fit", total=total, completed=done)
         while done < max(total, 1) and not reached:
-            piece = jax.tree.map(jnp.asarray, take(range(done, min(done + chunk, total))))
+            at = range(done, min(done + chunk, total))
+            piece = jax.tree.map(jnp.asarray, take(at))
             result = run(state[0], piece, opt_state=state[1])
             state = jax.device_put((result.params, result.opt_state), places)
-            seen = jax.device_put((result.losses, result.metrics), whole)
-            parts.append(seen)
-            last = float(seen[0][-1])  # waits for it: batches must not queue up in memory
-            reached = until is not None and bool((seen[0] <= until).any())
-            done += len(seen[0])
-            bar.update(task, completed=done, description=f"loss {last:.4g}")
+            # Waits for the chunk, so that batches do not queue up in memory.
+            seen = _noted(seen, (result.losses, result.metrics), at, total)
+            done = at.stop
+            bar.update(task, completed=done, description=f"loss {seen[0][done - 1]:.4g}")
+            reached = small_enough()
             if checkpoint is not None:
-                parts = [_joined(parts)]
-                save(checkpoint, done, Fit(state[0], state[1], *parts[0]))
+                save(checkpoint, done, Fit(*state, *jax.device_put(seen, whole)))
                 if asked_to_stop(done):
                     checkpoint.wait_until_finished()
                     raise SystemExit(PREEMPTED)
     if checkpoint is not None:
         checkpoint.wait_until_finished()
-    if done < total:
-        shape = lambda x: jax.ShapeDtypeStruct((total - done, *x.shape[1:]), x.dtype)
-        parts.append(_nothing_like(jax.tree.map(shape, parts[-1])))
-    return Fit(state[0], state[1], *_joined(parts))
+    return Fit(*state, *jax.device_put(seen, whole))
 
 
-def _resumed(checkpoint: Any, like: Fit, whole: Sharding | None) -> Fit:
-    def at(step: int) -> Fit:
-        so_far = lambda x: jax.ShapeDtypeStruct((step, *x.shape[1:]), x.dtype, sharding=whole)
-        seen = jax.tree.map(so_far, (like.losses, like.metrics))
-        return Fit(like.params, like.opt_state, *seen)
+def _noted(seen: Any, piece: Any, at: range, total: int) -> Any:
+    """Put what some steps saw among what all saw, on the host."""
+    if seen is None:
+        shape = lambda x: jax.ShapeDtypeStruct((total, *x.shape[1:]), x.dtype)
+        seen = jax.tree.map(np.array, _nothing_like(jax.tree.map(shape, piece)))
+    for all_steps, some in zip(jax.tree.leaves(seen), jax.tree.leaves(piece), strict=True):
+        all_steps[at.start : at.stop] = np.asarray(some)[: len(at)]
+    return seen
 
-    restored = restore(checkpoint, at)
+
+def _resumed(checkpoint: Any, like: Fit, whole: Sharding | None) -> tuple[int, Fit]:
+    def as_saved(leaves: dict[str, list]) -> Fit:
+        (steps,) = leaves.get(".losses", [[0]])[0]  # as many as were asked for then
+        shape = lambda x: jax.ShapeDtypeStruct((steps, *x.shape[1:]), x.dtype, sharding=whole)
+        losses, metrics = jax.tree.map(shape, (like.losses, like.metrics))
+        return Fit(like.params, like.opt_state, losses, metrics)
+
+    restored = restore(checkpoint, as_saved)
     for step, reason in restored.skipped.items():
         warnings.warn(
             f"fit_in_chunks: step {step} in {checkpoint.directory} is damaged and was deleted; "
@@ -303,7 +312,7 @@ def _resumed(checkpoint: Any, like: Fit, whole: Sharding | None) -> Fit:
             stacklevel=3,
         )
         checkpoint.delete(step)
-    return restored.tree
+    return restored.step, restored.tree
 
 
 @contextmanager
@@ -331,10 +340,6 @@ def _whole_on_mesh_of(params: PyTree) -> Sharding | None:
 
 def _on_mesh(whole: Sharding | None, x: Array) -> Array:
     return x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, whole)
-
-
-def _joined(parts: list) -> Any:
-    return jax.tree.map(lambda *pieces: jnp.concatenate(pieces), *parts)
 
 
 def _nothing_like(tree: PyTree) -> PyTree:

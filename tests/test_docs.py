@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "attention": {"_blockwise", "_cudnn", "layers"},
     "eigen": {"_krylov", "_triplets", "layers"},
     "factorize": {"similarity"},
+    "launch": {"train"},
     "pca": {"_rows", "_triplets", "layers"},
     "svd": {"_krylov", "_triplets", "_rows", "layers"},
     "train": {"checkpoint"},

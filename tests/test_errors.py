@@ -14,6 +14,7 @@ from lintoolkit import (
     checkpoint,
     eigen,
     factorize,
+    launch,
     layers,
     pca,
     regression,
@@ -49,6 +50,8 @@ als = lambda *args, **o: factorize.als(GET, *args, **ALS | o)
 implicit_als = lambda *args, **o: factorize.implicit_als(GET, *args, **ALS | o)
 SMALL = transformer.GPTConfig(vocabulary=11, context=8, blocks=2, heads=2, width=6)
 GPT = transformer.init_gpt(GET, SMALL)
+MESH = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+shard = lambda params=GPT, **o: transformer.shard_gpt(params, MESH, config=SMALL, **o)
 gpt = partial(transformer.gpt, config=SMALL)
 generate = partial(transformer.generate, GET, GPT, config=SMALL)
 VISION = transformer.ViTConfig(image=(4, 6, 3), patch=2, classes=5, blocks=2, heads=2, width=6)
@@ -923,6 +926,18 @@ WRONG = {
     ),
     "save: step": (lambda: checkpoint.save(None, -1, a(3)), "step must be .* got -1"),
     "save: number": (lambda: checkpoint.save(None, 1, 0.1), "the leaf at the root must be"),
+    "shard_gpt: axis": (lambda: shard(axis="heads"), r"one of the mesh's, \('model',\)"),
+    "shard_gpt: params": (lambda: shard({}), "params"),
+    "member: limit": (lambda: launch.member(limit=0), "limit must be above 0"),
+    "supervise: none": (lambda: launch.supervise(["true"], processes=0), "must be a whole"),
+    "supervise: others": (
+        lambda: launch.supervise(["true"], processes=2, first=2, here=1),
+        "first must be a number of the 2 processes with 0 after it, got 2",
+    ),
+    "supervise: port": (
+        lambda: launch.supervise(["true"], processes=2, here=1),
+        "a port that all hosts know, got '127.0.0.1:0'",
+    ),
     "fit: vector loss": (lambda: fit(squared, a(2), a(3)), r"a scalar, got shape \(2,\)"),
 }
 

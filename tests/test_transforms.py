@@ -22,6 +22,7 @@ from lintoolkit import (
     checkpoint,
     eigen,
     factorize,
+    launch,
     layers,
     pca,
     regression,
@@ -44,6 +45,7 @@ MODULES = (
     regression,
     train,
     checkpoint,
+    launch,
 )
 
 # They read or write files or streams, or count, so they run on the host. Those that are in the
@@ -56,8 +58,9 @@ HOST = frozenset(
     factorize.als factorize.implicit_als
     train.fit_in_chunks
     checkpoint.digest checkpoint.save checkpoint.restore
+    launch.member launch.supervise
     transformer.gpt transformer.generate transformer.gpt_parts transformer.load_gpt2
-    transformer.save_gpt2
+    transformer.save_gpt2 transformer.shard_gpt
     """.split()
 )
 
