@@ -12,7 +12,9 @@
 - `lintoolkit.factorize`: recommenders: alternating least squares on sparse ratings.
 - `lintoolkit.regression`: the normal equation, least squares by QR, ridge.
 - `lintoolkit.lora`: changes of low rank beside frozen parameters of any function, PEFT files.
-- `lintoolkit.train`: one optax loop as a scan.
+- `lintoolkit.train`: one optax loop as a scan, with checkpoints that it goes on from.
+- `lintoolkit.checkpoint`: states on disk that come back to the bit or not at all.
+- `lintoolkit.launch`: jobs of several processes that outlive the death of any.
 - `lintoolkit.cost`: the work, bytes and memory of any JAX function, from what XLA compiled.
 
 Import the module you mean, ``from lintoolkit import layers``: the file is the namespace.

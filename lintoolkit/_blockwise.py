@@ -89,13 +89,22 @@ def pairs(t: int, s: int, left: Reach, right: Reach) -> int:
 
 def attend(rows: Rows, keys: Keys, options: Options) -> Array:
     """Average the values for all queries, (b, n, g, t, d_v)."""
+    numbers = math.prod(rows.q.shape[:4]) * keys.k.shape[-1]
+    # Scores that fit in one block are kept for the gradient; making them again costs more.
+    kept = numbers <= BLOCK_NUMBERS * jax.device_count()
+    one = lambda operands: _attend(operands[0], operands[1], options, kept=kept)
+    if jax.device_count() == 1:
+        return one((rows, keys))
+    # Batch and heads may be sharded, and to merge the two or loop over one would gather them.
+    return _mapped(functools.partial(_mapped, one, 1), 0, (rows, keys))
+
+
+def _attend(rows: Rows, keys: Keys, options: Options, *, kept: bool) -> Array:
     b, n, g, t, _ = rows.q.shape
     s = keys.k.shape[-1]
     buckets = plan(t, s, options.left, options.right)
     heads = _share(n, g * max(bucket.rows for bucket in buckets) * s, least=2)
     items = _share(b, n * g * t * s, least=2 // n) if heads == n else 1
-    # Scores that fit in one block are kept for the gradient; making them again costs more.
-    kept = b * n * g * t * s <= BLOCK_NUMBERS
 
     def all_rows(operands: tuple[Rows, Keys]) -> Array:
         rows, keys = operands
@@ -207,6 +216,23 @@ def _cut(operands: Any, axis: int, start: int, stop: int) -> Any:
         lambda x: x if x.shape[axis] == 1 else jax.lax.slice_in_dim(x, start, stop, axis=axis),
         operands,
     )
+
+
+def _mapped(f: Callable, axis: int, operands: Any) -> Array:
+    """Map over an axis at once; what is 1 long there serves every slice."""
+    leaves, tree = jax.tree.flatten(operands)
+    moves = [axis if x.shape[axis] > 1 else None for x in leaves]
+    if not any(move is not None for move in moves):
+        return f(operands)
+
+    def one(*leaves: Array) -> Array:
+        here = [
+            x if move is None else jnp.expand_dims(x, axis)
+            for x, move in zip(leaves, moves, strict=True)
+        ]
+        return f(jax.tree.unflatten(tree, here)).squeeze(axis)
+
+    return jax.vmap(one, moves, axis)(*leaves)
 
 
 def _loop(f: Callable, axis: int, size: int, operands: Any) -> Array:

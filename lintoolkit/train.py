@@ -1,18 +1,27 @@
 # ruff: noqa: DOC502 (what Raises promises is raised in _checks)
-"""Learning: one optax loop, compiled whole or in chunks with a look at it between them."""
+"""Learning: one optax loop, compiled whole, or in chunks that outlive their machine."""
 
-from collections.abc import Callable
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Float, PyTree
 from rich.console import Console
 from rich.progress import Progress
 
 from lintoolkit import _checks
+from lintoolkit.checkpoint import restore, save
+
+PREEMPTED = 75  # exit status: saved and to be run again, sysexits.h's "temporary failure"
 
 
 class Fit(NamedTuple):
@@ -82,16 +91,7 @@ def fit(
     References:
         Goodfellow, Bengio and Courville, Deep Learning (2016), section 8.3.
     """
-    if not callable(loss_fn):
-        raise TypeError(
-            f"fit: loss_fn must be a function of params and batch, got {loss_fn!r}."
-        )
-    if not hasattr(optimizer, "update"):
-        raise TypeError(
-            "fit: optimizer must be an optax transformation, such as optax.adam(1e-3), got "
-            f"{optimizer!r}."
-        )
-    _checks.floats("fit", **_by_path("params", params))
+    _check_arguments(loss_fn, params, optimizer)
     leaves = _by_path("batches", batches)
     _checks.arrays("fit", **leaves)
     steps = {x.shape[0] if x.ndim else None for x in leaves.values()}
@@ -160,41 +160,59 @@ def fit(
 def fit_in_chunks(
     loss_fn: Callable[[PyTree, PyTree], Any],
     params: PyTree,
-    batches: PyTree,
+    batches: PyTree | Callable[[range], PyTree],
     *,
     chunk: int,
     optimizer: optax.GradientTransformation,
+    steps: int | None = None,
     opt_state: PyTree | None = None,
     has_aux: bool = False,
     until: float | None = None,
+    checkpoint: "orbax.checkpoint.CheckpointManager | None" = None,
 ) -> Fit:
-    r"""Minimise a loss as `fit` does, with a look at it after every so many steps.
+    r"""Minimise a loss as `fit` does, with a look and a checkpoint after so many steps.
 
     The steps and the result are those of `fit`, $\theta_{i+1} = \theta_i +
     u(\nabla_\theta \ell(\theta_i, x_i))$; but they run as several programs of one compilation,
     and between them a bar on the terminal (standard error, where that is one) shows the loss.
     With ``until`` no more of them run than need be.
 
+    With ``checkpoint`` the state is saved after every chunk, and a run that finds one there
+    goes on from the newest that is good. As batches depend on the step alone, it ends
+    where an undisturbed run ends: to the bit on as many devices, in whatever processes; within
+    rounding on another number of them. On SIGTERM the chunk is finished and saved, and
+    ``SystemExit(75)`` raised: run the same again. In a job of many processes all must run this.
+
+    Parameters that lie on a mesh stay as they are sharded, the optimiser's state beside them.
+
     Args:
         loss_fn: As in `fit`.
-        params: As in `fit`.
-        batches: As in `fit`; arrays of NumPy may stay out of the device's memory.
-        chunk: Steps a program. Where it does not divide their number the last program is
-            compiled for itself.
+        params: As in `fit`; with ``checkpoint``, also where a restored state is to lie.
+        batches: As in `fit`, where arrays of NumPy, memory-mapped files too, may stay out of
+            the device's memory. Or a function of a range of steps that returns their batches,
+            for data that are drawn or placed on a mesh: the numbers may depend on the step, and
+            a seed, and on nothing else.
+        chunk: Steps a program, and between checkpoints. Where it does not divide their number
+            the last program is compiled for itself.
         optimizer: As in `fit`.
+        steps: How many, where ``batches`` is a function.
         opt_state: As in `fit`.
         has_aux: As in `fit`.
         until: As in `fit`.
+        checkpoint: ``orbax.checkpoint.CheckpointManager(directory)``, as for
+            `lintoolkit.checkpoint.save`. Damaged steps are deleted with a warning.
 
     Returns:
         What `fit` returns.
 
     Raises:
         TypeError: What `fit` raises.
-        ValueError: If ``chunk`` is below 1; and what `fit` raises.
+        ValueError: If ``chunk`` is below 1, ``steps`` does not go with ``batches``, or what
+            ``checkpoint`` holds is of other parameters or nowhere good; and what `fit` raises.
+        SystemExit: On SIGTERM, with ``checkpoint``, once the state is saved.
 
     Cost:
-        That of `fit`, and one transfer of the last loss a chunk.
+        That of `fit`, and one transfer of losses and metrics a chunk.
 
     Examples:
         >>> sgd = optax.sgd(0.5)
@@ -210,33 +228,118 @@ def fit_in_chunks(
         Goodfellow, Bengio and Courville, Deep Learning (2016), section 8.3.
     """
     _checks.positive("fit_in_chunks", chunk=chunk)
-    steps = max((len(x) for x in jax.tree.leaves(batches) if jnp.ndim(x)), default=0)
-    console, parts = Console(stderr=True), []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("fit", total=steps)
-        for start in range(0, max(steps, 1), chunk):
-            piece = jax.tree.map(lambda x, at=start: x[at : at + chunk], batches)
-            result = fit(
-                loss_fn,
-                params,
-                jax.tree.map(jnp.asarray, piece),
-                optimizer=optimizer,
-                opt_state=opt_state,
-                has_aux=has_aux,
-                until=until,
+    if callable(batches) != (steps is not None):
+        raise ValueError(
+            "fit_in_chunks: steps must be given where batches is a function of them, and only "
+            f"there, got steps={steps} and batches of type {type(batches).__name__}."
+        )
+    if steps is not None:
+        _checks.positive("fit_in_chunks", steps=steps)
+        take, total = batches, steps
+    else:
+        take = lambda at: jax.tree.map(lambda x: x[at.start : at.stop], batches)
+        total = max((len(x) for x in jax.tree.leaves(batches) if jnp.ndim(x)), default=0)
+    run = partial(fit, loss_fn, optimizer=optimizer, has_aux=has_aux, until=until)
+    _check_arguments(loss_fn, params, optimizer)
+    state: Any = (params, optimizer.init(params) if opt_state is None else opt_state)
+    # On a mesh all stays where it lies: a program may leave its results elsewhere.
+    whole = _whole_on_mesh_of(params)
+    state = jax.tree.map(partial(_on_mesh, whole), state)
+    places = None if whole is None else jax.tree.map(lambda x: x.sharding, state)
+    done: int = 0
+    seen: Any = None
+    if checkpoint is not None and checkpoint.all_steps():
+        shapes = jax.eval_shape(run, params, take(range(min(chunk, total))), opt_state=state[1])
+        like = shapes._replace(params=state[0], opt_state=state[1])
+        done, found = _resumed(checkpoint, like, whole)
+        if done > total:
+            raise ValueError(
+                f"fit_in_chunks: checkpoint holds step {done}, beyond the {total} that are "
+                "asked for; ask for more, or give another directory."
             )
-            params, opt_state = result.params, result.opt_state
-            parts.append((result.losses, result.metrics))
-            last = float(result.losses[-1])
-            bar.update(task, advance=chunk, description=f"loss {last:.4g}")
-            if until is not None and bool((result.losses <= until).any()):
-                break
-    left = steps - sum(len(losses) for losses, _ in parts)
-    if left:
-        shape = lambda x: jax.ShapeDtypeStruct((left, *x.shape[1:]), x.dtype)
-        parts.append(_nothing_like(jax.tree.map(shape, parts[-1])))
-    losses, metrics = jax.tree.map(lambda *pieces: jnp.concatenate(pieces), *parts)
-    return Fit(params, opt_state, losses, metrics)
+        state = found.params, found.opt_state
+        seen = _noted(None, (found.losses, found.metrics), range(done), total)
+    small_enough = lambda: until is not None and bool((seen[0][:done] <= until).any())
+    reached = done > 0 and small_enough()
+    console = Console(stderr=True)
+    with (
+        Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+        _asked_to_stop(checkpoint) as asked_to_stop,
+    ):
+        task = bar.add_task("fit", total=total, completed=done)
+        while done < max(total, 1) and not reached:
+            at = range(done, min(done + chunk, total))
+            piece = jax.tree.map(jnp.asarray, take(at))
+            result = run(state[0], piece, opt_state=state[1])
+            state = jax.device_put((result.params, result.opt_state), places)
+            # Waits for the chunk, so that batches do not queue up in memory.
+            seen = _noted(seen, (result.losses, result.metrics), at, total)
+            done = at.stop
+            bar.update(task, completed=done, description=f"loss {seen[0][done - 1]:.4g}")
+            reached = small_enough()
+            if checkpoint is not None:
+                save(checkpoint, done, Fit(*state, *jax.device_put(seen, whole)))
+                if asked_to_stop(done):
+                    checkpoint.wait_until_finished()
+                    raise SystemExit(PREEMPTED)
+    if checkpoint is not None:
+        checkpoint.wait_until_finished()
+    return Fit(*state, *jax.device_put(seen, whole))
+
+
+def _noted(seen: Any, piece: Any, at: range, total: int) -> Any:
+    """Put what some steps saw among what all saw, on the host."""
+    if seen is None:
+        shape = lambda x: jax.ShapeDtypeStruct((total, *x.shape[1:]), x.dtype)
+        seen = jax.tree.map(np.array, _nothing_like(jax.tree.map(shape, piece)))
+    for all_steps, some in zip(jax.tree.leaves(seen), jax.tree.leaves(piece), strict=True):
+        all_steps[at.start : at.stop] = np.asarray(some)[: len(at)]
+    return seen
+
+
+def _resumed(checkpoint: Any, like: Fit, whole: Sharding | None) -> tuple[int, Fit]:
+    def as_saved(leaves: dict[str, list]) -> Fit:
+        (steps,) = leaves.get(".losses", [[0]])[0]  # as many as were asked for then
+        shape = lambda x: jax.ShapeDtypeStruct((steps, *x.shape[1:]), x.dtype, sharding=whole)
+        losses, metrics = jax.tree.map(shape, (like.losses, like.metrics))
+        return Fit(like.params, like.opt_state, losses, metrics)
+
+    restored = restore(checkpoint, as_saved)
+    for step, reason in restored.skipped.items():
+        warnings.warn(
+            f"fit_in_chunks: step {step} in {checkpoint.directory} is damaged and was deleted; "
+            f"going on from step {restored.step}. {reason}.",
+            stacklevel=3,
+        )
+        checkpoint.delete(step)
+    return restored.step, restored.tree
+
+
+@contextmanager
+def _asked_to_stop(checkpoint: Any) -> Iterator[Callable[[int], bool]]:
+    """Whether there was a SIGTERM, asked after a step: all processes of a job hear the same."""
+    if checkpoint is None or threading.current_thread() is not threading.main_thread():
+        yield lambda _: False
+    elif jax.process_count() > 1:
+        yield checkpoint.reached_preemption
+    else:
+        asked = threading.Event()
+        before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+        try:
+            yield lambda _: asked.is_set()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _whole_on_mesh_of(params: PyTree) -> Sharding | None:
+    for leaf in jax.tree.leaves(params):
+        if isinstance(leaf.sharding, NamedSharding):
+            return NamedSharding(leaf.sharding.mesh, PartitionSpec())
+    return None
+
+
+def _on_mesh(whole: Sharding | None, x: Array) -> Array:
+    return x if isinstance(x.sharding, NamedSharding) else jax.device_put(x, whole)
 
 
 def _nothing_like(tree: PyTree) -> PyTree:
@@ -248,6 +351,19 @@ def _nothing_like(tree: PyTree) -> PyTree:
 def _layout(tree: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(tree)
     return structure, [jnp.shape(leaf) for leaf in leaves]
+
+
+def _check_arguments(loss_fn: Any, params: PyTree, optimizer: Any) -> None:
+    if not callable(loss_fn):
+        raise TypeError(
+            f"fit: loss_fn must be a function of params and batch, got {loss_fn!r}."
+        )
+    if not hasattr(optimizer, "update"):
+        raise TypeError(
+            "fit: optimizer must be an optax transformation, such as optax.adam(1e-3), got "
+            f"{optimizer!r}."
+        )
+    _checks.floats("fit", **_by_path("params", params))
 
 
 def _by_path(name: str, tree: PyTree) -> dict[str, Array]:

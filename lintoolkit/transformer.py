@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Integer, PyTree
 
@@ -312,6 +313,78 @@ def init_gpt(
         "blocks": _init_blocks("init_gpt", for_blocks, config, dtype),
         "norm": _init_norm(config.width, dtype),
     }
+
+
+def shard_gpt(
+    params: Mapping[str, PyTree],
+    mesh: jax.sharding.Mesh,
+    *,
+    config: GPTConfig,
+    axis: str = "model",
+) -> dict[str, PyTree]:
+    r"""Lay out the parameters of a GPT on a mesh, heads and hidden units apart.
+
+    Each device along ``axis`` holds some heads and some hidden units: columns of the query, key
+    and value kernels and of the MLP's first, rows of those that follow. As $x W_1 W_2 = \sum_j
+    x W_1^{(j)} W_2^{(j)}$, there is one sum over the axis after the attention and one after the
+    MLP, and as many again in a backward pass; nothing is gathered. All else lies on every
+    device. `lintoolkit.train.fit_in_chunks` keeps this layout; with batches sharded over
+    another axis, that is data and tensor parallel training.
+
+    On a mesh of explicit axes, set by `jax.set_mesh`, wrap the loss:
+    ``jax.sharding.auto_axes(loss, out_sharding=PartitionSpec())``.
+
+    Args:
+        params: What `init_gpt` or `load_gpt2` returns.
+        mesh: One that has ``axis``.
+        config: The shape that ``params`` have.
+        axis: The mesh's axis to split heads and hidden units over.
+
+    Returns:
+        The same parameters, in their new places.
+
+    Raises:
+        ValueError: If the mesh has no such axis, its size does not divide the heads, or
+            parameters are missing or have another shape.
+
+    Cost:
+        Moving each device's share there.
+
+    Examples:
+        >>> config = GPTConfig(vocabulary=11, context=8, blocks=2, heads=2, width=6)
+        >>> mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> params = shard_gpt(init_gpt(jax.random.key(0), config), mesh, config=config)
+        >>> tuple(params["blocks"]["mlp"][1]["kernel"].sharding.spec)
+        (None, 'model', None)
+
+    References:
+        Shoeybi et al., Megatron-LM: Training Multi-Billion Parameter Language Models Using
+        Model Parallelism (2019), section 3, arXiv:1909.08053.
+    """
+    _check_params("shard_gpt", params, config)
+    if axis not in mesh.shape:
+        raise ValueError(
+            f"shard_gpt: axis must be one of the mesh's, {mesh.axis_names}, got {axis!r}."
+        )
+    if config.heads % mesh.shape[axis]:
+        raise ValueError(
+            f"shard_gpt: the mesh's axis {axis!r} has {mesh.shape[axis]} devices, which do not "
+            f"divide {config.heads} heads."
+        )
+    columns = {"kernel": PartitionSpec(None, None, axis), "bias": PartitionSpec(None, axis)}
+    rows = {"kernel": PartitionSpec(None, axis, None)}
+    split: dict[tuple, Any] = {
+        ("attention", name): columns for name in ("query", "key", "value")
+    }
+    split |= {("attention", "out"): rows, ("mlp", 0): columns, ("mlp", 1): rows}
+
+    def place(path: tuple[Any, ...], leaf: Array) -> Array:
+        first, *layer, name = (getattr(key, "key", getattr(key, "idx", "")) for key in path)
+        where = split.get(tuple(layer), {}) if first == "blocks" else {}
+        spec = where.get(name, PartitionSpec())
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map_with_path(place, params)
 
 
 def gpt(

@@ -29,9 +29,11 @@ MAY_IMPORT = {
     "_lift": {"_lowrank"},
     "_peft": {"_files", "_lowrank"},
     "factorize": {"similarity"},
+    "launch": {"train"},
     "lora": {"_lift", "_lowrank", "_peft", "layers", "svd"},
     "pca": {"_rows", "_triplets", "layers"},
     "svd": {"_krylov", "_triplets", "_rows", "layers"},
+    "train": {"checkpoint"},
     "transformer": {"_files", "attention", "layers"},
 }
 

@@ -11,8 +11,10 @@ from jax.experimental.sparse import BCOO, BCSR
 
 from lintoolkit import (
     attention,
+    checkpoint,
     eigen,
     factorize,
+    launch,
     layers,
     lora,
     pca,
@@ -34,6 +36,7 @@ QKV = a(5, 3, 7), a(2, 3, 7), a(2, 3, 11)
 GET = jax.random.key(0)
 squared = lambda w, x: (w - x) ** 2
 fit = partial(train.fit, optimizer=optax.sgd(0.1))
+chunks = partial(train.fit_in_chunks, chunk=2, optimizer=optax.sgd(0.1))
 stream = partial(pca.fit_pca_stream, rank=1)
 rank = partial(eigen.pagerank, n=3)
 truncated = partial(svd.truncated_svd, rank=2)
@@ -48,6 +51,8 @@ als = lambda *args, **o: factorize.als(GET, *args, **ALS | o)
 implicit_als = lambda *args, **o: factorize.implicit_als(GET, *args, **ALS | o)
 SMALL = transformer.GPTConfig(vocabulary=11, context=8, blocks=2, heads=2, width=6)
 GPT = transformer.init_gpt(GET, SMALL)
+MESH = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+shard = lambda params=GPT, **o: transformer.shard_gpt(params, MESH, config=SMALL, **o)
 gpt = partial(transformer.gpt, config=SMALL)
 generate = partial(transformer.generate, GET, GPT, config=SMALL)
 VISION = transformer.ViTConfig(image=(4, 6, 3), patch=2, classes=5, blocks=2, heads=2, width=6)
@@ -1043,6 +1048,40 @@ WRONG = {
     "fit_in_chunks: chunk": (
         lambda: train.fit_in_chunks(squared, a(), a(3), chunk=0, optimizer=optax.sgd(0.1)),
         "chunk must be a whole number",
+    ),
+    "fit_in_chunks: a function, and no end": (
+        lambda: chunks(squared, a(), lambda steps: a(len(steps))),
+        "steps must be given where batches is a function",
+    ),
+    "fit_in_chunks: an end that the arrays have": (
+        lambda: chunks(squared, a(), a(3), steps=3),
+        "steps must be given where batches is a function.*only there, got steps=3",
+    ),
+    "fit_in_chunks: no step": (
+        lambda: chunks(squared, a(), lambda steps: a(len(steps)), steps=0),
+        "steps must be a whole number",
+    ),
+    "fingerprint: number": (
+        lambda: checkpoint.fingerprint(np.ones(3).tolist()),
+        "x must be one array, got list",
+    ),
+    "digest: number": (
+        lambda: checkpoint.digest({"w": a(3), "rate": 0.1}),
+        r"the leaf at \['rate'\] must be an array, got float",
+    ),
+    "save: step": (lambda: checkpoint.save(None, -1, a(3)), "step must be .* got -1"),
+    "save: number": (lambda: checkpoint.save(None, 1, 0.1), "the leaf at the root must be"),
+    "shard_gpt: axis": (lambda: shard(axis="heads"), r"one of the mesh's, \('model',\)"),
+    "shard_gpt: params": (lambda: shard({}), "params"),
+    "member: limit": (lambda: launch.member(limit=0), "limit must be above 0"),
+    "supervise: none": (lambda: launch.supervise(["true"], processes=0), "must be a whole"),
+    "supervise: others": (
+        lambda: launch.supervise(["true"], processes=2, first=2, here=1),
+        "first must be a number of the 2 processes with 0 after it, got 2",
+    ),
+    "supervise: port": (
+        lambda: launch.supervise(["true"], processes=2, here=1),
+        "a port that all hosts know, got '127.0.0.1:0'",
     ),
     "fit: vector loss": (lambda: fit(squared, a(2), a(3)), r"a scalar, got shape \(2,\)"),
 }

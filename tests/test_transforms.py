@@ -19,8 +19,10 @@ from oracles import DTYPES, draw
 from lintoolkit import (
     _checks,
     attention,
+    checkpoint,
     eigen,
     factorize,
+    launch,
     layers,
     lora,
     pca,
@@ -44,6 +46,8 @@ MODULES = (
     regression,
     lora,
     train,
+    checkpoint,
+    launch,
 )
 
 # They read or write files or streams, or count, so they run on the host. Those that are in the
@@ -58,8 +62,10 @@ HOST = frozenset(
     lora.extract lora.residual lora.pissa lora.combine lora.resize lora.fold
     lora.save_peft lora.load_peft
     train.fit_in_chunks
+    checkpoint.digest checkpoint.save checkpoint.restore
+    launch.member launch.supervise
     transformer.gpt transformer.generate transformer.gpt_parts transformer.load_gpt2
-    transformer.save_gpt2
+    transformer.save_gpt2 transformer.shard_gpt
     """.split()
 )
 
@@ -588,6 +594,9 @@ TABLE = {
         fn=lambda params, batches, **o: train.fit(squared, params, batches, **o).params,
         make=lambda array: (dense_params(array, 3, 2), array(5, 7, 3)),
         options={"optimizer": optax.sgd(0.1, momentum=0.9), "until": 0.5},
+    ),
+    "checkpoint.fingerprint": Case(
+        fn=checkpoint.fingerprint, make=lambda array: (array(5, 7),), differentiable=False
     ),
 }
 

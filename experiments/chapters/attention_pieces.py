@@ -2,7 +2,9 @@
 
 import math
 import operator
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -195,13 +197,12 @@ def temporaries_by_length(lengths: list[int], *, heads: int, d_k: int) -> dict[s
     """Bytes that attention and its gradient hold besides operands and results, by length."""
     ways = {"jax.nn": jax.nn.dot_product_attention, "lintoolkit": attention}
     gradient = lambda attend: jax.grad(lambda *qkv: attend(*qkv).sum(), (0, 1, 2))
-    temporaries = lambda program, n: (
-        jax.jit(program)
-        .lower(*[jax.ShapeDtypeStruct((1, n, heads, d_k), jnp.float32)] * 3)
-        .compile()
-        .memory_analysis()
-        .temp_size_in_bytes
-    )
+
+    def temporaries(program: Callable, n: int) -> int:
+        operands = [jax.ShapeDtypeStruct((1, n, heads, d_k), jnp.float32)] * 3
+        analysis: Any = jax.jit(program).lower(*operands).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
+
     return {
         f"{name}, {part}": [temporaries(program, n) for n in lengths]
         for name, attend in ways.items()

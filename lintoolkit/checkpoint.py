@@ -1,0 +1,320 @@
+# ruff: noqa: DOC502 (what Raises promises is raised in helpers)
+r"""States on disk that come back to the bit or not at all: orbax, with a fingerprint a leaf.
+
+Orbax writes steps whole or not at all, from any mesh and to any other; what it does not see is
+a bit that flipped on the disk, or a dtype that is not the one asked for. Here each leaf's
+fingerprint is stored beside it, and compared on the way back.
+"""
+
+import json
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import multihost_utils
+from jaxtyping import Array, PyTree, Shaped, UInt32
+
+# Odd and without pattern, of hash functions that are well tested.
+MIX = 0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35
+
+
+class Restored(NamedTuple):
+    """A state as it was saved: its step, itself, and why newer steps were passed over."""
+
+    step: int
+    tree: PyTree
+    skipped: dict[int, str]
+
+
+@jax.jit
+@jax.named_scope("fingerprint")
+def fingerprint(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
+    r"""Sum up an array's bits into one number that does not depend on where they lie.
+
+    $f = \sum_i w_i b_i \bmod 2^{32}$ over the array's 32-bit words $b_i$ (or shorter elements),
+    with odd weights $w_i$ made from the position. Whole-number sums have no rounding, so the
+    order of the terms does not matter: one device, any sharding and any number of processes
+    give the same number. A change of any one bit changes it, and of other changes all but
+    about one in $2^{32}$.
+
+    Args:
+        x: Any dtype, random keys too; may be sharded.
+
+    Returns:
+        The sum.
+
+    Raises:
+        TypeError: If ``x`` is not an array.
+
+    Cost:
+        About 10 whole-number operations a word, and between devices one sum.
+
+    Examples:
+        >>> x = jnp.array([1.0, 2.0, 3.0], jnp.float32)
+        >>> print(fingerprint(x), fingerprint(-x) == fingerprint(x))
+        3477078016 False
+
+    References:
+        Carter and Wegman, Universal Classes of Hash Functions (1979), Journal of Computer and
+        System Sciences 18(2), section 1.
+    """
+    if not isinstance(x, jax.Array):
+        raise TypeError(
+            f"fingerprint: x must be one array, got {type(x).__name__}; wrap it in jnp.asarray."
+        )
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        x = jnp.stack([x.real, x.imag], axis=-1)
+    words = _words(x)
+    place = jnp.zeros(words.shape, jnp.uint32)
+    for axis, size in enumerate(words.shape):
+        place = place * np.uint32(size % 2**32) + lax.broadcasted_iota(
+            jnp.uint32, words.shape, axis
+        )
+    first, second, third = map(np.uint32, MIX)
+    mixed = (place + np.uint32(1)) * first
+    mixed = (mixed ^ (mixed >> np.uint32(15))) * second
+    mixed = (mixed ^ (mixed >> np.uint32(13))) * third
+    return jnp.sum(words * (mixed | np.uint32(1)), dtype=jnp.uint32)
+
+
+def digest(tree: PyTree) -> dict[str, list]:
+    r"""Describe a pytree of arrays so exactly that another with the same description is it.
+
+    The tree becomes one line a leaf: its path to its shape, its dtype and its `fingerprint`.
+    What two processes, two machines or a file and the memory hold is the same if these are.
+
+    Args:
+        tree: Any pytree of arrays; they may be sharded, over processes too.
+
+    Returns:
+        ``{path: [shape, dtype, fingerprint]}``, of lists, strings and whole numbers alone.
+
+    Raises:
+        TypeError: If a leaf is not an array.
+
+    Cost:
+        That of `fingerprint` for each leaf, and one number a leaf fetched.
+
+    Examples:
+        >>> digest({"w": jnp.zeros((2, 3), jnp.float32)})
+        {"['w']": [[2, 3], 'float32', 0]}
+
+    References:
+        Carter and Wegman, Universal Classes of Hash Functions (1979), Journal of Computer and
+        System Sciences 18(2), section 1.
+    """
+    leaves = _leaves("digest", tree)
+    marks = {path: fingerprint(leaf) for path, leaf in leaves.items()}
+    return {path: [*_layout(leaf), int(marks[path])] for path, leaf in leaves.items()}
+
+
+def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree) -> None:
+    r"""Save a pytree of arrays, with its digest, as a step of a checkpoint manager.
+
+    What is on disk becomes the step's tree and its `digest`, both or neither. Where the manager
+    saves asynchronously, as orbax's do by default, the arrays have been copied when this
+    returns and are written while the program goes on: ``manager.wait_until_finished()`` waits.
+    A step of the same number is replaced. In a job of many processes all must call this.
+
+    Args:
+        manager: ``orbax.checkpoint.CheckpointManager(directory)``; how many steps are kept and
+            the rest is for its options to say.
+        step: The state's number.
+        tree: Any pytree of arrays, random keys too; over processes, of global arrays.
+
+    Raises:
+        TypeError: If a leaf is not an array.
+        ValueError: If the step is negative.
+
+    Cost:
+        That of `digest`, a copy of the arrays to the host, and writing them.
+
+    Examples:
+        >>> import tempfile
+        >>> from orbax.checkpoint import CheckpointManager
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     with CheckpointManager(directory) as manager:
+        ...         save(manager, 30, {"w": jnp.array([1.0, 2.0])})
+        ...         manager.wait_until_finished()
+        ...         restored = restore(manager, {"w": jnp.zeros(2)})
+        >>> print(restored.step, restored.tree["w"])
+        30 [1. 2.]
+
+    References:
+        Eisenman et al., Check-N-Run: a Checkpointing System for Training Deep Learning
+        Recommendation Models (2022), NSDI, section 3.
+    """
+    import orbax.checkpoint as ocp
+
+    if not isinstance(step, int | np.integer) or step < 0:
+        raise ValueError(f"save: step must be a whole number of at least 0, got {step!r}.")
+    _leaves("save", tree)
+    leaves = digest(tree)
+    manager.wait_until_finished()
+    if step in manager.all_steps():
+        manager.delete(step)
+    manager.save(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(tree),
+            digest=ocp.args.JsonSave({"leaves": leaves, "sum": _sum(leaves)}),
+        ),
+        force=True,
+    )
+
+
+def restore(
+    manager: "orbax.checkpoint.CheckpointManager", like: PyTree | Callable[[dict], PyTree]
+) -> Restored:
+    r"""Restore the newest state that is as it was saved.
+
+    A step is good if reading it raises nothing and its tree = what was saved: the `digest`
+    stored beside it is that of what was read. Steps are tried from the newest on; each that is
+    damaged is passed over, and why is said. The state comes in the dtypes, shapes and shardings
+    asked for, whatever mesh and number of processes it was saved from; a state of other dtypes
+    or shapes is refused, not cast.
+
+    Args:
+        manager: As for `save`.
+        like: Arrays, or `jax.ShapeDtypeStruct`, in the structure that was saved; their
+            shardings say where the state is to lie. Or a function that makes them of a step's
+            `digest`, where shapes are not known before.
+
+    Returns:
+        The step, its tree, and the reasons that newer steps are not good.
+
+    Raises:
+        FileNotFoundError: If the manager has no step.
+        ValueError: If no step is good, or a good one has other paths, dtypes or shapes.
+
+    Cost:
+        Reading one state, and that of `digest`; as often as steps are tried.
+
+    Examples:
+        >>> import tempfile
+        >>> from orbax.checkpoint import CheckpointManager
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     with CheckpointManager(directory) as manager:
+        ...         for step in (1, 2):
+        ...             save(manager, step, {"w": jnp.full(2, 1.0 * step)})
+        ...         manager.wait_until_finished()
+        ...         (manager.directory / "2" / "state" / "manifest.ocdbt").unlink()
+        ...         restored = restore(manager, {"w": jnp.zeros(2)})
+        >>> print(restored.step, restored.tree["w"], *restored.skipped)
+        1 [1. 1.] 2
+
+    References:
+        Eisenman et al., Check-N-Run: a Checkpointing System for Training Deep Learning
+        Recommendation Models (2022), NSDI, section 3.
+    """
+    skipped: dict[int, str] = {}
+    for step in sorted(manager.all_steps(), reverse=True):
+        tree, reason = None, ""
+        try:
+            stored = _stored(manager, step)
+        except Exception as error:
+            reason = _said(error)
+        if not _everywhere(not reason):
+            skipped[step] = reason or "another process could not read it"
+            continue
+        wanted = like(stored) if callable(like) else like
+        _check_layout(step, stored, wanted)
+        try:
+            tree = _read(manager, step, wanted)
+        except Exception as error:  # whatever orbax and its file formats raise
+            reason = _said(error)
+        if not _everywhere(not reason):
+            skipped[step] = reason or "another process could not read it"
+            continue
+        found = digest(tree)
+        other = [path for path in stored if found[path] != stored[path]]
+        if not other:
+            return Restored(step, tree, skipped)
+        skipped[step] = f"{other[0]} is not what was saved, nor are {len(other) - 1} others"
+    if skipped:
+        reasons = "; ".join(f"step {step}: {reason}" for step, reason in skipped.items())
+        raise ValueError(f"restore: no step in {manager.directory} is good. {reasons}.")
+    raise FileNotFoundError(
+        f"restore: there is no step in {manager.directory}; save one first."
+    )
+
+
+def _stored(manager: Any, step: int) -> dict[str, list]:
+    import orbax.checkpoint as ocp
+
+    stored = manager.restore(step, args=ocp.args.Composite(digest=ocp.args.JsonRestore()))
+    leaves = stored["digest"]["leaves"]
+    if _sum(leaves) != stored["digest"]["sum"]:
+        raise ValueError("the digest itself is damaged")
+    return leaves
+
+
+def _read(manager: Any, step: int, wanted: PyTree) -> PyTree:
+    import orbax.checkpoint as ocp
+
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), wanted
+    )
+    # Without the structure named tuples would come back as plain ones.
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
+    return manager.restore(step, args=args)["state"]
+
+
+def _check_layout(step: int, stored: dict[str, list], wanted: PyTree) -> None:
+    paths, _ = jax.tree.flatten_with_path(wanted)
+    asked = {jax.tree_util.keystr(path): _layout(leaf) for path, leaf in paths}
+    for path in [*asked, *stored]:
+        has, wants = (
+            f"{layout[1]} {tuple(layout[0])}" if layout else "nothing"
+            for layout in (stored.get(path), asked.get(path))
+        )
+        if has != wants:
+            raise ValueError(
+                f"restore: step {step} holds {has} at {path or 'the root'}, not {wants}; "
+                "nothing is cast: pass arrays as they were saved, and convert what comes."
+            )
+
+
+def _leaves(function: str, tree: PyTree) -> dict[str, Array]:
+    paths, _ = jax.tree.flatten_with_path(tree)
+    for path, leaf in paths:
+        if not isinstance(leaf, jax.Array):
+            raise TypeError(
+                f"{function}: the leaf at {jax.tree_util.keystr(path) or 'the root'} must be "
+                f"an array, got {type(leaf).__name__}; wrap it in jnp.asarray."
+            )
+    return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
+
+
+def _layout(leaf: Any) -> list:
+    return [list(leaf.shape), str(leaf.dtype)]
+
+
+def _words(x: Array) -> Array:
+    # 64-bit elements become two words on a last axis; shorter ones one each.
+    if x.dtype == bool:
+        return x.astype(jnp.uint32)
+    bits = jnp.finfo(x.dtype).bits if jnp.issubdtype(x.dtype, jnp.floating) else None
+    bits = bits or jnp.iinfo(x.dtype).bits
+    return lax.bitcast_convert_type(x, f"uint{min(bits, 32)}").astype(jnp.uint32)
+
+
+def _sum(leaves: dict[str, list]) -> int:
+    return zlib.crc32(json.dumps(leaves, sort_keys=True).encode())
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+
+
+def _everywhere(good: bool) -> bool:
+    """Whether all processes of the job say so: they must go on alike."""
+    if jax.process_count() == 1:
+        return good
+    return bool(multihost_utils.process_allgather(np.array(good)).all())
