@@ -195,8 +195,13 @@ def scores(*, seed: int, full: bool):
 
 def temporaries_by_length(lengths: list[int], *, heads: int, d_k: int) -> dict[str, list[int]]:
     """Bytes that attention and its gradient hold besides operands and results, by length."""
-    ways = {"jax.nn": jax.nn.dot_product_attention, "lintoolkit": attention}
-    gradient = lambda attend: jax.grad(lambda *qkv: attend(*qkv).sum(), (0, 1, 2))
+    ways: dict[str, Callable] = {
+        "jax.nn": jax.nn.dot_product_attention,
+        "lintoolkit": attention,
+    }
+
+    def gradient(attend: Callable) -> Callable:
+        return jax.grad(lambda *qkv: attend(*qkv).sum(), (0, 1, 2))
 
     def temporaries(program: Callable, n: int) -> int:
         operands = [jax.ShapeDtypeStruct((1, n, heads, d_k), jnp.float32)] * 3
