@@ -25,8 +25,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Integer, PyTree
 
-from lintoolkit import _checks
-from lintoolkit._files import read_json, read_tensors, write_tensors
+from lintoolkit import _checks, _gpt2
+from lintoolkit._files import write_tensors
 from lintoolkit.attention import (
     attention,
     init_multi_head,
@@ -49,39 +49,6 @@ from lintoolkit.layers import (
 EPSILON = 1e-5  # GPT-2's, in every norm
 TABLE_SCALE = 0.02  # GPT-2's standard deviation of fresh token and position vectors
 BUCKET = 16  # tokens that any prompt is padded to at least
-
-# GPT-2's names of tensors, and where we keep them: once, and in every block. Several places
-# stand side by side in one tensor.
-PREFIX = "transformer."
-OUTSIDE: dict[str, tuple] = {
-    "wte.weight": ("tokens", "embedding"),
-    "wpe.weight": ("positions", "embedding"),
-    "ln_f.weight": ("norm", "scale"),
-    "ln_f.bias": ("norm", "bias"),
-}
-INSIDE: dict[str, list[tuple]] = {
-    "ln_1.weight": [("attention_norm", "scale")],
-    "ln_1.bias": [("attention_norm", "bias")],
-    "attn.c_attn.weight": [("attention", x, "kernel") for x in ("query", "key", "value")],
-    "attn.c_attn.bias": [("attention", x, "bias") for x in ("query", "key", "value")],
-    "attn.c_proj.weight": [("attention", "out", "kernel")],
-    "attn.c_proj.bias": [("attention", "out", "bias")],
-    "ln_2.weight": [("mlp_norm", "scale")],
-    "ln_2.bias": [("mlp_norm", "bias")],
-    "mlp.c_fc.weight": [("mlp", 0, "kernel")],
-    "mlp.c_fc.bias": [("mlp", 0, "bias")],
-    "mlp.c_proj.weight": [("mlp", 1, "kernel")],
-    "mlp.c_proj.bias": [("mlp", 1, "bias")],
-}
-# What transformers' config.json may say otherwise of a network with the same tensors.
-GPT2 = {
-    "model_type": "gpt2",
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": EPSILON,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "tie_word_embeddings": True,
-}
 
 
 @flax.struct.dataclass
@@ -746,36 +713,10 @@ def load_gpt2(path: str | os.PathLike, *, heads: int | None = None) -> Pretraine
     """
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
-    described = _read_description(path.with_name("config.json"))
-    every, metadata = read_tensors("load_gpt2", path)
-    described |= metadata
-    tensors = {
-        name.removeprefix(PREFIX): tensor
-        for name, tensor in every.items()
-        if not name.endswith((".attn.bias", ".attn.masked_bias"))  # masks, not learned
-    }
-    if len({name.removeprefix(PREFIX) for name in every}) < len(every):
-        raise ValueError(f"load_gpt2: {path} has tensors both with and without {PREFIX!r}.")
-    config = _infer_config(path, tensors, heads or int(described.get("n_head", 0)))
-    head = tensors.pop("lm_head.weight", None)
-    wanted, got = _gpt2_shapes(config), {name: x.shape for name, x in tensors.items()}
-    wrong = [
-        f"{name} must be {wanted.get(name, 'absent')}, got {got.get(name, 'nothing')}"
-        for name in sorted(wanted | got)
-        if wanted.get(name) != got.get(name)
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(f"load_gpt2: {path} is no GPT-2: {'; '.join(wrong[:3])}{more}.")
-    if head is not None and not np.array_equal(head, tensors["wte.weight"]):
-        raise ValueError(
-            f"load_gpt2: {path} has an lm_head.weight other than wte.weight; GPT-2 reads and "
-            "writes with one table."
-        )
-    dtypes = list({x.dtype for x in tensors.values()})
-    if len(dtypes) > 1 or not jnp.issubdtype(dtypes[0], jnp.floating):
-        raise TypeError(f"load_gpt2: tensors must be of one floating dtype, got {dtypes}.")
-    return Pretrained(_from_gpt2(tensors, config), config)
+    tensors, sizes = _gpt2.read(path, heads)
+    config = GPTConfig(**sizes)
+    shapes = jax.eval_shape(lambda key: init_gpt(key, config), jax.random.key(0))
+    return Pretrained(_gpt2.params_of(path, tensors, shapes), config)
 
 
 def save_gpt2(
@@ -813,14 +754,9 @@ def save_gpt2(
         section 2.3.
     """
     _check_params("save_gpt2", params, config)
-    tensors = {}
-    for name, where in OUTSIDE.items():
-        tensors[name] = _at(params, where)
-    for name, places in INSIDE.items():
-        stacks = [np.asarray(_at(params["blocks"], where)) for where in places]
-        for i, rows in enumerate(zip(*stacks, strict=True)):
-            tensors[f"h.{i}.{name}"] = np.concatenate(rows, axis=-1)
-    write_tensors(Path(path), tensors, {"format": "pt", "n_head": str(config.heads)})
+    write_tensors(
+        Path(path), _gpt2.tensors_of(params), {"format": "pt", "n_head": str(config.heads)}
+    )
 
 
 @partial(jax.jit, static_argnames=("config", "dtype"))
@@ -1032,67 +968,3 @@ def _check_truncation(function: str, v: int, top_k: int | None, top_p: Any) -> N
     # Under jit the value is not known.
     if top_p is not None and not isinstance(top_p, jax.Array) and not 0 < top_p <= 1:
         raise ValueError(f"{function}: top_p must be above 0 and at most 1, got {top_p!r}.")
-
-
-def _at(tree: Any, where: tuple) -> Any:
-    for step in where:
-        tree = tree[step]
-    return tree
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    # What transformers says of the network in its config.json, where there is one.
-    try:
-        described = read_json("load_gpt2", path)
-    except FileNotFoundError:
-        return {}
-    for name, value in GPT2.items():
-        if described.get(name, value) != value:
-            raise ValueError(
-                f"load_gpt2: {path} says {name} is {described[name]!r}; only GPT-2's own, "
-                f"{value!r}, is computed here."
-            )
-    return described
-
-
-def _infer_config(path: Path, tensors: Mapping[str, np.ndarray], heads: int) -> GPTConfig:
-    # The sizes that tensors tell; whether all agree with them is checked after.
-    for name in ("wte.weight", "wpe.weight"):
-        if name not in tensors or tensors[name].ndim != 2:
-            raise ValueError(
-                f"load_gpt2: {path} is no GPT-2: {name} must be a table (rows, d)."
-            )
-    (vocabulary, width), context = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
-    numbers = [name.split(".")[1] for name in tensors if name.startswith("h.")]
-    blocks = 1 + max((int(i) for i in numbers if i.isdecimal()), default=0)
-    if heads < 1 or width % heads:
-        raise ValueError(
-            f"load_gpt2: heads must divide the width, {width}, got {heads or 'none'}; where "
-            "neither metadata nor config.json tell, pass heads=: 12 for GPT-2 small."
-        )
-    return GPTConfig(
-        vocabulary=vocabulary, context=context, blocks=blocks, heads=heads, width=width
-    )
-
-
-def _gpt2_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    shapes = jax.eval_shape(lambda key: init_gpt(key, config), jax.random.key(0))
-    wanted = {name: _at(shapes, where).shape for name, where in OUTSIDE.items()}
-    for name, places in INSIDE.items():
-        _, *shape, width = _at(shapes["blocks"], places[0]).shape
-        for i in range(config.blocks):
-            wanted[f"h.{i}.{name}"] = (*shape, width * len(places))
-    return wanted
-
-
-def _from_gpt2(tensors: Mapping[str, np.ndarray], config: GPTConfig) -> dict[str, PyTree]:
-    shapes = jax.eval_shape(lambda key: init_gpt(key, config), jax.random.key(0))
-    leaves = {where: tensors[name] for name, where in OUTSIDE.items()}
-    for name, places in INSIDE.items():
-        stack = np.stack([tensors[f"h.{i}.{name}"] for i in range(config.blocks)])
-        parts = np.split(stack, len(places), axis=-1)
-        leaves |= {("blocks", *at): x for at, x in zip(places, parts, strict=True)}
-    step = lambda key: key.idx if isinstance(key, jax.tree_util.SequenceKey) else key.key
-    return jax.tree.map_with_path(
-        lambda path, _: jnp.asarray(leaves[tuple(map(step, path))]), shapes
-    )

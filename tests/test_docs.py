@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "_triplets": {"_krylov", "_rows"},
     "attention": {"_blockwise", "_cudnn", "layers"},
     "eigen": {"_krylov", "_triplets", "layers"},
+    "_gpt2": {"_files"},
     "_lift": {"_lowrank"},
     "_peft": {"_files", "_lowrank"},
     "factorize": {"similarity"},
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "pca": {"_rows", "_triplets", "layers"},
     "svd": {"_krylov", "_triplets", "_rows", "layers"},
     "train": {"checkpoint"},
-    "transformer": {"_files", "attention", "layers"},
+    "transformer": {"_files", "_gpt2", "attention", "layers"},
 }
 
 
