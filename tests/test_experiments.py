@@ -1,10 +1,12 @@
 """The experiments' harness: command line, judging, results directory, report."""
 
+import ast
 import json
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -323,6 +325,50 @@ def test_dump_keeps_values_and_puts_numbers_on_one_line():
     value = {"a": [1, -2.5e-7, None, True], "b": ["x,  y", "[ 1, 2 ]"], "c": [], "d": [[1], {}]}
     assert json.loads(runner.dump(value)) == value
     assert "[ 1, -2.5e-07, null, true ]" in runner.dump(value)
+
+
+# The ledger, whole
+
+
+def nodes(chapter: str) -> list[ast.AST]:
+    """All that stands in a chapter's modules."""
+    folder = ROOT / "experiments" / "chapters"
+    paths = [folder / f"{chapter}.py", *folder.glob(f"{chapter}_*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
+    return [node for tree in trees for node in ast.walk(tree)]
+
+
+@pytest.mark.parametrize("chapter", [name for name in CHAPTERS if runner.exists(name)])
+def test_a_chapter_names_each_of_its_claims_and_makes_no_row_twice(chapter):
+    # A row that does not come, or comes twice, is seen when the chapter runs.
+    named = {node.value for node in nodes(chapter) if isinstance(node, ast.Constant)}
+    assert {key for key, claim in claims().items() if claim.chapter == chapter} <= named
+    made = Counter(
+        node.args[0].value
+        for node in nodes(chapter)
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", None) == "row"
+        and isinstance(node.args[0], ast.Constant)
+    )
+    assert made
+    assert max(made.values()) == 1
+
+
+def test_every_disagreement_is_counted_and_has_its_correction():
+    wrong = [claim for claim in claims().values() if claim.verdict == "document-wrong"]
+    found = Counter(claim.severity for claim in wrong)
+    assert found == {"error": 7, "overstated": 11, "imprecise": 31}
+    assert all(claim.note for claim in wrong)
+    rows = {
+        claim.id: runner.judge(Row(claim=claim.id, computed=computed), claim, "f")
+        for claim in wrong
+        for computed in [claim.expect if isinstance(claim.expect, dict) else None]
+        if computed or claim.expect is None
+    }
+    listed = report.wrong_list(rows)
+    for name, made in rows.items():
+        assert listed.count(f'href="#{name}"') == 1
+        assert report.prose(made["note"]) in listed
 
 
 # The results directory
