@@ -130,7 +130,7 @@ def _empty() -> Jaxpr:
 
 
 @contextmanager
-def _as_placed(eqn: JaxprEqn) -> Iterator[None]:
+def _as_placed(eqn: Any) -> Iterator[None]:
     """The scope names of an equation, and the context that it was written under."""
     try:
         context, scope = eqn.ctx.manager, str(eqn.source_info.name_stack)
