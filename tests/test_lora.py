@@ -475,7 +475,8 @@ def test_loops_that_the_data_end_are_lifted(rng):
 
     params, ads, x = {"w": draw(rng, 5, 5)}, {"w": drawn(rng, (5, 5), "i o")}, draw(rng, 3, 5)
     lifted = lora.lift(fn, strict=True)(params, ads, x)
-    assert_agrees(lifted, exact(fn(lora.merge(params, ads), x)))
+    # Each turn amplifies the roundings of those before.
+    assert_agrees(lifted, exact(fn(lora.merge(params, ads), x)), ulps=512)
     assert differs(lifted, fn(params, x))
 
 
