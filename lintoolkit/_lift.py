@@ -26,20 +26,19 @@ from lintoolkit._lowrank import added, owned, squeezed
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("frozen", "parts"),
-    meta_fields=("axes", "gone", "path"),
+    meta_fields=("axes", "ndim", "path"),
 )
 @dataclass
 class Weight:
     """Frozen numbers and the factors of their change, spread; no factors when only watched.
 
-    ``axes`` tells of each axis which of the leaf's it came from, ``gone`` which are indexed
-    away.
+    ``axes`` tells of each axis which of the leaf's ``ndim`` it came from.
     """
 
     frozen: Any
     parts: Any
     axes: tuple[frozenset[int], ...]
-    gone: frozenset[int]
+    ndim: int
     path: str
 
     @cached_property
@@ -63,8 +62,7 @@ class Record:
 
     def finds(self, weight: Weight, kinds: Sequence[str]) -> None:
         """Note what kind each axis of a leaf is, by its first use."""
-        count = 1 + max(frozenset[int]().union(*weight.axes, weight.gone))
-        leaf = ["b"] * count
+        leaf = ["b"] * weight.ndim  # what was indexed away stays that
         for which in "oi":  # an axis that was split is in if any piece of it is
             for axes, kind in zip(weight.axes, kinds, strict=True):
                 for axis in axes if kind == which else ():
@@ -89,9 +87,8 @@ class Record:
 
 def watched(path: str, leaf: Any, parts: tuple[Array, ...] = ()) -> Weight:
     """A leaf as it enters a program."""
-    return Weight(
-        leaf, parts, tuple(frozenset([i]) for i in range(leaf.ndim)), frozenset(), path
-    )
+    axes = tuple(frozenset([i]) for i in range(leaf.ndim))
+    return Weight(leaf, parts, axes, leaf.ndim, path)
 
 
 def evaluate(record: Record, jaxpr: Any, args: Sequence[Any]) -> list[Any]:
@@ -130,7 +127,7 @@ def _empty() -> Jaxpr:
 
 
 @contextmanager
-def _as_placed(eqn: JaxprEqn) -> Iterator[None]:
+def _as_placed(eqn: Any) -> Iterator[None]:
     """The scope names of an equation, and the context that it was written under."""
     try:
         context, scope = eqn.ctx.manager, str(eqn.source_info.name_stack)
@@ -157,10 +154,9 @@ def _moved(
 ) -> list[Weight]:
     """The weight after an equation, and each factor after the same step."""
     (frozen,) = _again(eqn, [weight.frozen, *others])
-    gone = weight.gone | frozenset[int]().union(*weight.axes) - frozenset[int]().union(*axes)
     with _as_placed(eqn):
         parts = tuple(map(step, weight.parts))
-    return [replace(weight, frozen=frozen, parts=parts, axes=tuple(axes), gone=gone)]
+    return [replace(weight, frozen=frozen, parts=parts, axes=tuple(axes))]
 
 
 def _same(_: Record, eqn: JaxprEqn, weight: Weight) -> list[Weight] | None:
@@ -337,13 +333,7 @@ def _gather(record: Record, eqn: JaxprEqn, weight: Any, index: Any) -> list[Any]
     axes = [frozenset[int]().union(*(weight.axes[i] for i in indexed))] * out_ndim
     for place, i in zip(dims.offset_dims, kept, strict=True):
         axes[place] = weight.axes[i]
-    out = replace(
-        weight,
-        frozen=frozen,
-        parts=tuple(parts),
-        axes=tuple(axes),
-        gone=weight.gone | frozenset[int]().union(*weight.axes) - frozenset[int]().union(*axes),
-    )
+    out = replace(weight, frozen=frozen, parts=tuple(parts), axes=tuple(axes))
     if not rows or not weight.parts or all(has):
         return [out]
     record.use(weight.path, "factored:gather")
@@ -577,8 +567,7 @@ def _scan(record: Record, eqn: JaxprEqn, *values: Any) -> list[Any] | None:
             next(mine) if ride else part[0]
             for part, ride in zip(stack.parts, ride_each, strict=True)
         )
-        gone = stack.gone | stack.axes[0]
-        return Weight(frozen, parts, stack.axes[1:], gone, stack.path)
+        return replace(stack, frozen=frozen, parts=parts, axes=stack.axes[1:])
 
     def step(carry: Any, rows: Any) -> tuple[Any, Any]:
         own = [inside(*each) for each in zip(stacks, rides, rows, strict=True)]
