@@ -93,8 +93,8 @@ def work(folder: Path, steps: int, fault: str) -> None:
             alive()
             with (folder / f"seen-{os.getpid()}").open("a", encoding="utf-8") as file:
                 file.write(f"{steps.start} {time.time()}\n")
-            if fault == "term":  # it takes seconds to be known to all
-                time.sleep(0.5)
+            if fault == "term" and (folder / "fault").exists():
+                time.sleep(1.5)  # it takes seconds to be known to all
             if STEPS // 2 in steps:
                 suffer(folder, fault)
 
@@ -152,7 +152,8 @@ def start(
 def finish(job: subprocess.Popen, folder: Path) -> tuple[str, list[tuple[float, str]]]:
     """Wait for the job's end: its SHA, and what it said, with the times."""
     assert job.stderr is not None
-    said = [(time.time(), line) for line in job.stderr]
+    with job.stderr:
+        said = [(time.time(), line) for line in job.stderr]
     if job.wait() != 0:
         raise RuntimeError("the job failed: " + "".join(line for _, line in said)[-3000:])
     return (folder / "sha").read_text(encoding="utf-8"), said

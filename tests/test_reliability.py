@@ -72,6 +72,7 @@ def test_alone_a_process_is_a_job_of_one():
         assert jax.process_count() == 1
 
 
+@pytest.mark.slow
 def test_a_job_whose_worker_is_killed_ends_on_the_same_bits(tmp_path):
     """On the same number of devices, in one process undisturbed and in two that were killed."""
     (whole,) = reliability.layouts(tmp_path, [(1, 2)])
