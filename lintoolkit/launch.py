@@ -67,11 +67,13 @@ def member(*, limit: float, heartbeat: int = 10) -> AbstractContextManager[Calla
 
 @contextmanager
 def _member(limit: float, heartbeat: int) -> Iterator[Callable[[], None]]:
-    address, processes, process = os.environ.get(JOB, "- 1 0").split()
+    job = os.environ.get(JOB)
     alive = lambda: faulthandler.dump_traceback_later(limit, exit=True, file=2)
     alive()
     try:
-        if int(processes) > 1:
+        if job:
+            address, processes, process = job.split()
+            # One process too: it adds up between devices by the same rules, to the same bits.
             jax.distributed.initialize(
                 address,
                 int(processes),
@@ -83,7 +85,7 @@ def _member(limit: float, heartbeat: int) -> Iterator[Callable[[], None]]:
                 shutdown_timeout_seconds=heartbeat,
             )
         yield alive
-        if int(processes) > 1:
+        if job:
             jax.distributed.shutdown()
     except Exception:
         traceback.print_exc()
@@ -179,7 +181,7 @@ def _run_once(
     workers = [subprocess.Popen(command, env=os.environ | {JOB: job}) for job in jobs]
     status, passed_on, deadline = 0, False, float("inf")
     try:
-        while any(worker.poll() is None for worker in workers):
+        while None in [worker.poll() for worker in workers]:
             if told.is_set() and not passed_on:
                 passed_on, deadline = True, time.monotonic() + grace
                 for worker in workers:

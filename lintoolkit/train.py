@@ -278,13 +278,23 @@ def fit_in_chunks(
             bar.update(task, completed=done, description=f"loss {seen[0][done - 1]:.4g}")
             reached = small_enough()
             if checkpoint is not None:
-                save(checkpoint, done, Fit(*state, *jax.device_put(seen, whole)))
+                save(checkpoint, done, Fit(*state, *_placed(seen, whole)))
                 if asked_to_stop(done):
                     checkpoint.wait_until_finished()
                     raise SystemExit(PREEMPTED)
     if checkpoint is not None:
         checkpoint.wait_until_finished()
-    return Fit(*state, *jax.device_put(seen, whole))
+    return Fit(*state, *_placed(seen, whole))
+
+
+def _placed(seen: Any, whole: Sharding | None) -> Any:
+    # A copy: arrays on a CPU may be NumPy's own, which are written on while they are saved.
+    seen = jax.tree.map(np.copy, seen)
+    if whole is None:
+        return jax.tree.map(jnp.asarray, seen)
+    # Not device_put, which takes it for an error that NaN of two processes differ.
+    place = lambda x: jax.make_array_from_callback(x.shape, whole, x.__getitem__)
+    return jax.tree.map(place, seen)
 
 
 def _noted(seen: Any, piece: Any, at: range, total: int) -> Any:

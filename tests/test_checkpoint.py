@@ -245,6 +245,18 @@ def test_a_run_that_died_goes_on_to_the_same_bits(manager, has_aux):
         run(drawn, steps=4, checkpoint=manager)
 
 
+def test_every_step_of_a_run_is_good(manager):
+    """Saved while the run went on: what is written must not change under the writer."""
+    run = partial(fit_in_chunks, loss, START, drawn, chunk=4, optimizer=MOMENTUM)
+    last = run(steps=32, checkpoint=manager)
+    for step in range(32, 0, -4):
+        restored = restore(manager, last)
+        assert (restored.step, restored.skipped) == (step, {})
+        np.testing.assert_array_equal(restored.tree.losses[:step], last.losses[:step])
+        assert np.isnan(restored.tree.losses[step:]).all()
+        manager.delete(step)
+
+
 def test_a_run_that_stopped_stays_so(manager):
     run = partial(fit_in_chunks, loss, START, drawn, steps=STEPS, chunk=4, optimizer=MOMENTUM)
     until = float(run().losses[2])
