@@ -122,6 +122,7 @@ def run(
                     traces.append(trace)
                 write_chapter(out, record, figures, "\n".join(filter(None, traces)))
                 records.append(record)
+                jax.clear_caches()  # what one chapter compiles serves no other, and is large
     write(out / "run.json", dump(stamp))
     write(out / "timings.json", dump(timings))
     write(out / "report.html", report.page(*read_results(out), run=stamp, article=article))
