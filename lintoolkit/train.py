@@ -1,6 +1,7 @@
 # ruff: noqa: DOC502 (what Raises promises is raised in _checks)
 """Learning: one optax loop, compiled whole, or in chunks that outlive their machine."""
 
+import itertools
 import signal
 import threading
 import warnings
@@ -279,7 +280,7 @@ def fit_in_chunks(
             reached = small_enough()
             if checkpoint is not None:
                 save(checkpoint, done, Fit(*state, *_placed(seen, whole)))
-                if asked_to_stop(done):
+                if asked_to_stop():
                     checkpoint.wait_until_finished()
                     raise SystemExit(PREEMPTED)
     if checkpoint is not None:
@@ -326,17 +327,19 @@ def _resumed(checkpoint: Any, like: Fit, whole: Sharding | None) -> tuple[int, F
 
 
 @contextmanager
-def _asked_to_stop(checkpoint: Any) -> Iterator[Callable[[int], bool]]:
-    """Whether there was a SIGTERM, asked after a step: all processes of a job hear the same."""
+def _asked_to_stop(checkpoint: Any) -> Iterator[Callable[[], bool]]:
+    """Whether there was a SIGTERM, asked after a chunk: all processes of a job hear the same."""
     if checkpoint is None or threading.current_thread() is not threading.main_thread():
-        yield lambda _: False
+        yield lambda: False
     elif jax.process_count() > 1:
-        yield checkpoint.reached_preemption
+        # They agree on one call to leave at, by its number: a number left out may be that one.
+        calls = itertools.count()
+        yield lambda: checkpoint.reached_preemption(next(calls))
     else:
         asked = threading.Event()
         before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
         try:
-            yield lambda _: asked.is_set()
+            yield asked.is_set
         finally:
             signal.signal(signal.SIGTERM, before)
 
