@@ -316,8 +316,8 @@ def init_multi_head(
     """Draw the parameters of multi-head attention.
 
     Four dense layers, one each for queries, keys, values and the output; the heads share the
-    columns of the first three out among them. Those of keys and values are narrower where
-    several heads of queries share one of theirs.
+    columns of the first three out among them. All are square, but those of keys and values are
+    d_kv = d_model kv_heads / heads wide.
 
     Args:
         key: A typed key (`jax.random.key`) or a legacy one.

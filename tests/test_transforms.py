@@ -287,7 +287,7 @@ TABLE = {
         options={"heads": 2},
         formula=attention.multi_head_attention_flops,
     ),
-    "attention.multi_head_attention shared keys": Case(
+    "attention.multi_head_attention, shared keys": Case(
         fn=attention.multi_head_attention,
         make=lambda array, t, d_model, d_kv: (
             heads_params(array, d_model)
