@@ -328,7 +328,7 @@ def _resumed(checkpoint: Any, like: Fit, whole: Sharding | None) -> tuple[int, F
 
 @contextmanager
 def _asked_to_stop(checkpoint: Any) -> Iterator[Callable[[], bool]]:
-    """Whether there was a SIGTERM, asked after a chunk: all processes of a job hear the same."""
+    """Whether there was a SIGTERM, asked after a chunk; all of a job hear the same."""
     if checkpoint is None or threading.current_thread() is not threading.main_thread():
         yield lambda: False
     elif jax.process_count() > 1:
