@@ -140,7 +140,11 @@ def _unit(x: Array) -> Array:
     """A power of two near the largest entry: squares stay in range, and nothing is rounded."""
     largest = jnp.abs(x).max()
     usable = (largest > 0) & jnp.isfinite(largest)
-    return jnp.exp2(jnp.floor(jnp.log2(jnp.where(usable, largest, 1))))
+    _, exponent = jnp.frexp(jnp.where(usable, largest, 1))
+    # Its inverse must not be subnormal either: that counts as zero.
+    info = jnp.finfo(x.dtype)
+    exponent = jnp.clip(exponent - 1, info.minexp + 2, info.maxexp - 4)
+    return jnp.ldexp(jnp.ones((), x.dtype), exponent)
 
 
 class Leading(NamedTuple):

@@ -128,8 +128,9 @@ def _power_iteration(
     def step(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         v, _, _, i = state
         w = times(v)
-        # Relative to the largest entry, so that no square leaves the range of the dtype.
-        scale = jnp.abs(w).max()
+        # Relative to the largest entry, so that no square leaves the range of the dtype, nor
+        # the inverse of the scale.
+        scale = jnp.minimum(jnp.abs(w).max(), jnp.finfo(wide).max / 4)
         w = jnp.where(scale == 0, 0, w / jnp.where(scale == 0, 1, scale))
         length = jnp.linalg.norm(w)
         along = jnp.vdot(v, w)
@@ -235,6 +236,7 @@ def _top(
 
 
 def _as_eigh(values: Array, rows: Array, ok: Array) -> Eigh:
+    ok &= jnp.isfinite(values).all()  # which a scale may have taken out of the range
     rows = rows * signs(rows)
     return Eigh(jnp.where(ok, values, jnp.nan), jnp.where(ok, rows, jnp.nan).T, ok)
 
@@ -243,7 +245,7 @@ def _as_eigh(values: Array, rows: Array, ok: Array) -> Eigh:
 def _top_dense(
     x: Array, key: Array | None, rank: int, tol: float | None, max_restarts: int
 ) -> Eigh:
-    return _top((x + x.T) / 2, key, rank, tol, max_restarts)
+    return _top(x / 2 + x.T / 2, key, rank, tol, max_restarts)  # a sum may overflow
 
 
 @_top_dense.defjvp

@@ -459,7 +459,8 @@ def _truncated(
 
 
 def _finished(u: Array, s: Array, vt: Array, ok: Array) -> SVD:
-    """Signs fixed, and NaN where it failed."""
+    """Signs fixed, and NaN where it failed, or where a value is out of the range."""
+    ok &= jnp.isfinite(s).all()
     sign = signs(vt)
     parts = u * sign[:, 0], s, vt * sign
     u, s, vt = (jnp.where(ok, part, jnp.nan) for part in parts)
@@ -472,7 +473,7 @@ def _finished(u: Array, s: Array, vt: Array, ok: Array) -> SVD:
 @jax.custom_jvp
 def _full(x: Array) -> SVD:
     u, s, vt, finite = small_svd(x)
-    return _finished(u, s, vt, finite & jnp.isfinite(s).all())
+    return _finished(u, s, vt, finite)
 
 
 def _as_tangent(parts: Triplets) -> SVD:
