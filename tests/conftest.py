@@ -1,5 +1,6 @@
 """Strict numerics for every test: silent promotion and low-precision products are errors."""
 
+import itertools
 import os
 import zlib
 
@@ -21,10 +22,21 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+TESTS = itertools.count(1)
+
+
 @pytest.fixture
 def rng(request):
     """Random numbers of the test's own, the same on every run."""
     return np.random.default_rng(zlib.crc32(request.node.name.encode()))
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Let compiled programs go: each holds memory maps, of which a process has some 65,000."""
+    yield
+    if next(TESTS) % 50 == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture
