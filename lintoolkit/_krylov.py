@@ -101,7 +101,7 @@ def top_ritz(
         projected = lax.dynamic_update_slice_in_dim(s.projected, inner, last, 0)
         projected = lax.dynamic_update_slice_in_dim(projected, inner.T, last, 1)
 
-        finite = jnp.isfinite(inner).all()
+        finite = jnp.isfinite(inner).all() & jnp.isfinite(factor).all()
         full = filled + BLOCK > size
 
         def look(s: _State) -> _State:
@@ -163,31 +163,10 @@ def top_ritz(
 def _orthonormal(z: Array, basis: Array) -> tuple[Array, Array]:
     """Rows that span z's rest outside the basis, and the factor with factorᵀ rows = rest."""
     z = z - (z @ basis.T) @ basis
-    size = jnp.linalg.norm(z, axis=1)
-    unit = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)[:, None]
-
-    def root(z: Array) -> tuple[Array, Array, Array]:
-        """Values of z zᵀ, the inverse of its root, and the root."""
-        values, v = jnp.linalg.eigh(z @ z.T, symmetrize_input=False)
-        roots = jnp.sqrt(jnp.maximum(values, jnp.finfo(z.dtype).tiny))
-        return values, (v / roots) @ v.T, (v * roots) @ v.T
-
-    values, inverse, first = root(jnp.nan_to_num(z * unit))
-
-    def by_roots(z: Array) -> tuple[Array, Array]:
-        q = inverse @ (z * unit)
-        q = q - (q @ basis.T) @ basis
-        _, again, second = root(q)
-        return again @ q, second @ first * size
-
-    def by_reflections(z: Array) -> tuple[Array, Array]:
-        q, r = jnp.linalg.qr(z.T)
-        q = q - basis.T @ (basis @ q)  # where the rest is rounding, so is its direction
-        q, again = jnp.linalg.qr(q)
-        return q.T, again @ r
-
-    # Products alone where the rows are far from dependent: small, and faster than LAPACK's QR.
-    return lax.cond(values[0] > 1e-3, by_roots, by_reflections, z)
+    q, r = jnp.linalg.qr(z.T)
+    q = q - basis.T @ (basis @ q)  # where the rest is rounding, so is its direction
+    q, again = jnp.linalg.qr(q)
+    return q.T, again @ r
 
 
 def _top_pairs(

@@ -20,6 +20,10 @@ from lintoolkit._rows import each, gram, gram_of_rows, pull, push, total
 
 Triplets = tuple[Array, Array, Array]  # U, s and Vᵀ
 highest = jax.default_matmul_precision("highest")  # no TF32, no bfloat16 passes
+# Under vmap one matrix after the other: each takes the branches and the steps that it needs,
+# and XLA:CPU's threads do not wait for each other for good, as they may where two batches of
+# factorisations run at once.
+one_by_one = jax.custom_batching.sequential_vmap
 
 
 @flax.struct.dataclass

@@ -22,6 +22,7 @@ from lintoolkit._triplets import (
     check_rank,
     highest,
     matrix_of,
+    one_by_one,
     products_of,
     signs,
 )
@@ -245,7 +246,11 @@ def _as_eigh(values: Array, rows: Array, ok: Array) -> Eigh:
 def _top_dense(
     x: Array, key: Array | None, rank: int, tol: float | None, max_restarts: int
 ) -> Eigh:
-    return _top(x / 2 + x.T / 2, key, rank, tol, max_restarts)  # a sum may overflow
+    @one_by_one
+    def top(x: Array, key: Array | None) -> Eigh:
+        return _top(x, key, rank, tol, max_restarts)
+
+    return top(x / 2 + x.T / 2, key)  # a sum may overflow
 
 
 @_top_dense.defjvp

@@ -29,6 +29,7 @@ from lintoolkit._triplets import (
     highest,
     leading,
     matrix_of,
+    one_by_one,
     products_of,
     signs,
     small_svd,
@@ -490,8 +491,12 @@ def _fit(x: Any, where: Array | None, key: Array | None, rank: int, solver: Solv
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _fit_dense(x: Array, where: Any, key: Any, rank: int, solver: Solver) -> PCA:
-    with on_mesh_of(x):
+    @one_by_one
+    def components(x: Array, where: Array | None, key: Array | None) -> PCA:
         return _components(x, where, key, rank, solver)
+
+    with on_mesh_of(x):
+        return components(x, where, key)
 
 
 @_fit_dense.defjvp

@@ -36,6 +36,7 @@ from lintoolkit._triplets import (
     highest,
     leading,
     matrix_of,
+    one_by_one,
     orthonormal,
     products_of,
     signs,
@@ -495,8 +496,13 @@ def _truncated_dense(
     if width <= 2 * _krylov.BLOCK or not _krylov.fits(rank, width):
         u, s, vt, ok = _full(x)
         return SVD(u[:, :rank], s[:rank], vt[:rank], ok)
-    with on_mesh_of(x):
+
+    @one_by_one
+    def truncated(x: Array, key: Array | None) -> SVD:
         return _truncated(products_of(x), key, rank, tol, max_restarts)
+
+    with on_mesh_of(x):
+        return truncated(x, key)
 
 
 @_truncated_dense.defjvp
