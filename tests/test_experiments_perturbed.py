@@ -112,7 +112,11 @@ def modules() -> list:
     """The chapters and what they import of the experiments' own."""
     for chapter in pkgutil.iter_modules(experiments.chapters.__path__, "experiments.chapters."):
         importlib.import_module(chapter.name)
-    return [module for name, module in sys.modules.items() if name.startswith("experiments.")]
+    return [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("experiments.") and name != "experiments.reliability"
+    ]
 
 
 def forget_traces():
