@@ -15,8 +15,9 @@ from jaxtyping import PyTree
 
 from lintoolkit._files import read_json, read_tensors
 
-# Once, and in every block; several places stand side by side in one tensor.
+EPSILON = 1e-5  # in every norm
 PREFIX = "transformer."
+# Once, and in every block; several places stand side by side in one tensor.
 OUTSIDE: dict[str, tuple] = {
     "wte.weight": ("tokens", "embedding"),
     "wpe.weight": ("positions", "embedding"),
@@ -41,7 +42,7 @@ INSIDE: dict[str, list[tuple]] = {
 GPT2 = {
     "model_type": "gpt2",
     "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5,
+    "layer_norm_epsilon": EPSILON,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "tie_word_embeddings": True,

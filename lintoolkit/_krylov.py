@@ -136,7 +136,7 @@ def top_ritz(
             filled=filled,
             products=s.products + 1,
         )
-        # Every other step: the eigenvectors cost as much as a step with a small operator, and
+        # Every fourth step: the eigenvectors cost as much as a step with a small operator, and
         # LAPACK's threads, which wait in a loop, slow the products that come next.
         due = (filled >= rank) & (s.products % 4 == 3)
         after = lax.cond(due | full | ~finite, look, lambda s: s, after)

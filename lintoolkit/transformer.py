@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Integer, PyTree
 
 from lintoolkit import _checks, _gpt2
 from lintoolkit._files import write_tensors
+from lintoolkit._gpt2 import EPSILON
 from lintoolkit.attention import (
     attention,
     init_multi_head,
@@ -46,7 +47,6 @@ from lintoolkit.layers import (
     patches,
 )
 
-EPSILON = 1e-5  # GPT-2's, in every norm
 TABLE_SCALE = 0.02  # GPT-2's standard deviation of fresh token and position vectors
 BUCKET = 16  # tokens that any prompt is padded to at least
 

@@ -69,6 +69,15 @@ def numbers(factors: SVD) -> int:
     return factors.u.size + factors.s.size + factors.vt.size
 
 
+def multiplied_out() -> dict:
+    """The FLOP cell of fifty triples of the photograph "camera"."""
+    return flops(
+        reconstruct,
+        first(decomposed("camera"), 50),
+        formula=reconstruct_flops(n=512, r=50, d=512),
+    )
+
+
 def sum_of_pictures(*, seed: int, full: bool):
     """A photograph is a sum of pictures of rank one; the first few are most of it."""
     del seed, full
@@ -120,11 +129,7 @@ def sum_of_pictures(*, seed: int, full: bool):
         svd,
         reconstruct,
         tail_error,
-        flops=flops(
-            reconstruct,
-            first(decomposed("camera"), 50),
-            formula=reconstruct_flops(n=512, r=50, d=512),
-        ),
+        flops=multiplied_out(),
         note="The FLOP are of multiplying the fifty triples out.",
     )
 
@@ -226,11 +231,7 @@ def photographs_at_rank_fifty(*, seed: int, full: bool):
         },
         svd,
         reconstruct,
-        flops=flops(
-            reconstruct,
-            first(decomposed("camera"), 50),
-            formula=reconstruct_flops(n=512, r=50, d=512),
-        ),
+        flops=multiplied_out(),
         note="The FLOP are camera's.",
     )
 
