@@ -52,6 +52,7 @@ class Options(NamedTuple):
     softcap: float | None
     left: Reach  # how far back and ahead of itself a query sees
     right: Reach
+    visible: Callable[[Array, Array], Array] | None  # of the numbers of queries and keys
 
 
 class Bucket(NamedTuple):
@@ -182,6 +183,8 @@ def _scores(rows: Rows, keys: Keys, first: int, options: Options) -> Array:
         visible.append(behind <= options.left)
     if rows.mask is not None:
         visible.append(flat(rows.mask))
+    if options.visible is not None:
+        visible.append(options.visible(flat(rows.at), number))
     if rows.segments is not None and keys.segments is not None:
         visible.append(flat(rows.segments) == flat(keys.segments))
     if keys.lengths is not None:

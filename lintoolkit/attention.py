@@ -27,24 +27,35 @@ from lintoolkit.layers import AnyKey, dense, dense_flops, init_dense
 _STATIC = ("causal", "window", "scale", "softcap")
 
 
-def _bounded_lengths(fn: Callable) -> Callable:
-    # Under jit lengths are not known, so they are looked at outside, where they are.
+Mask = Bool[Array, "..."] | Callable[[Array, Array], Array]
+
+
+def _prepared(fn: Callable, *, length_axis: int) -> Callable:
+    # Known lengths are checked against the second operand's; a function is made an operand.
+
+    def ready(*operands: Any, **options: Any) -> dict[str, Any]:
+        mask, lengths = options.get("mask"), options.get("lengths")
+        if callable(mask) and not isinstance(mask, jax.tree_util.Partial):
+            options["mask"] = jax.tree_util.Partial(mask)  # no operand: part of the program
+        known = lengths is not None and not isinstance(lengths, jax.core.Tracer)
+        if known and len(operands) > 1 and jnp.ndim(operands[1]) >= -length_axis:
+            keys = jnp.shape(operands[1])[length_axis]
+            _check_known_lengths(fn.__name__, np.asarray(lengths), keys)
+        return options
+
     @functools.wraps(fn)
-    def checked(*operands: Any, **options: Any) -> Any:
-        lengths = options.get("lengths")
-        if (
-            lengths is not None
-            and len(operands) > 1
-            and not isinstance(lengths, jax.core.Tracer)
-        ):
-            _check_known_lengths(fn.__name__, np.asarray(lengths), operands[1])
-        return fn(*operands, **options)
+    def prepared(*operands: Any, **options: Any) -> Any:
+        return fn(*operands, **ready(*operands, **options))
 
-    checked.lower = fn.lower  # type: ignore[attr-defined]
-    return checked
+    @functools.wraps(fn.lower)  # type: ignore[attr-defined]
+    def lower(*operands: Any, **options: Any) -> Any:
+        return fn.lower(*operands, **ready(*operands, **options))  # type: ignore[attr-defined]
+
+    prepared.lower = lower  # type: ignore[attr-defined]
+    return prepared
 
 
-@_bounded_lengths
+@partial(_prepared, length_axis=-3)
 @partial(jax.jit, static_argnames=_STATIC)
 @jax.named_scope("attention_weights")
 def attention_weights(
@@ -52,7 +63,7 @@ def attention_weights(
     k: Float[Array, "*batch s n d_k"],
     *,
     bias: Float[Array, "..."] | None = None,
-    mask: Bool[Array, "..."] | None = None,
+    mask: Mask | None = None,
     causal: bool = False,
     window: int | tuple[int, int] | None = None,
     segment_ids: Integer[Array, "*batch t"] | None = None,
@@ -72,7 +83,8 @@ def attention_weights(
         q: Queries.
         k: Keys; where n divides h, each head of keys serves h / n successive heads of queries.
         bias: Added to the scores; broadcasts to (..., h, t, s).
-        mask: True where a query may look; broadcasts to (..., h, t, s).
+        mask: True where a query may look: an array that broadcasts to (..., h, t, s), or a
+            function of the numbers of a query and a key, `lambda i, j: i // 64 == j // 64`.
         causal: Hide the keys after each query, the last query aligned with the last key,
             so that t < s continues a sequence.
         window: Hide the keys further than this from each query's own, or (before, after).
@@ -121,7 +133,7 @@ def attention_weights(
     return table.reshape(*q.shape[:-3], q.shape[-2], *table.shape[-2:]).astype(q.dtype)
 
 
-@_bounded_lengths
+@partial(_prepared, length_axis=-3)
 @partial(jax.jit, static_argnames=_STATIC)
 @jax.named_scope("attention")
 def attention(
@@ -130,7 +142,7 @@ def attention(
     v: Float[Array, "*batch s n d_v"],
     *,
     bias: Float[Array, "..."] | None = None,
-    mask: Bool[Array, "..."] | None = None,
+    mask: Mask | None = None,
     causal: bool = False,
     window: int | tuple[int, int] | None = None,
     segment_ids: Integer[Array, "*batch t"] | None = None,
@@ -152,7 +164,8 @@ def attention(
         k: Keys; where n divides h, each head of keys serves h / n successive heads of queries.
         v: Values, one a key; their width may differ.
         bias: Added to the scores; broadcasts to (..., h, t, s).
-        mask: True where a query may look; broadcasts to (..., h, t, s).
+        mask: True where a query may look: an array that broadcasts to (..., h, t, s), or a
+            function of the numbers of a query and a key, `lambda i, j: i // 64 == j // 64`.
         causal: Hide the keys after each query, the last query aligned with the last key.
         window: Hide the keys further than this from each query's own, or (before, after).
         segment_ids: A query looks at keys of its own segment alone.
@@ -361,6 +374,7 @@ def init_multi_head(
     }
 
 
+@partial(_prepared, length_axis=-2)
 @partial(jax.jit, static_argnames=("heads", "rope_base", *_STATIC))
 @jax.named_scope("multi_head_attention")
 def multi_head_attention(
@@ -460,7 +474,7 @@ def _operands(
     function: str,
     *,
     bias: Array | None,
-    mask: Array | None,
+    mask: Mask | None,
     causal: bool,
     window: int | tuple[int, int] | None,
     segment_ids: Array | None,
@@ -476,6 +490,9 @@ def _operands(
     q, k, v = operands["q"], operands["k"], operands.get("v", operands["k"])
     (*batch, t, h, _), (s, n) = q.shape, k.shape[-3:-1]
     table = (*batch, h, t, s)
+    visible = None
+    if callable(mask):
+        visible, mask = partial(_visible, function, mask), None
     if mask is not None:
         _check_mask(function, mask)
         _check_broadcast(function, "mask", mask, table, "(..., h, t, s)")
@@ -538,7 +555,8 @@ def _operands(
         slopes=alibi,
     )
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return rows, keys, _blockwise.Options(scale, softcap, *_reach(causal, window, function))
+    reach = _reach(causal, window, function)
+    return rows, keys, _blockwise.Options(scale, softcap, *reach, visible)
 
 
 def _reach(
@@ -592,6 +610,18 @@ def _check_mask(function: str, mask: Array) -> None:
         )
 
 
+def _visible(function: str, mask: Callable[[Array, Array], Array], i: Array, j: Array) -> Array:
+    seen = mask(i, j)
+    shape = jnp.broadcast_shapes(i.shape, j.shape)
+    if not isinstance(seen, jax.Array) or seen.dtype != bool or seen.ndim > len(shape):
+        raise TypeError(
+            f"{function}: mask, a function of the numbers of queries and keys, must give "
+            f"booleans for them, of shape {shape}, got {jax.typeof(seen)}."
+        )
+    _check_broadcast(function, "what mask gives", seen, shape, "(h t, s)")
+    return seen
+
+
 def _check_broadcast(
     function: str, name: str, x: Array, shape: tuple[int, ...], axes: str
 ) -> None:
@@ -616,9 +646,8 @@ def _check_whole(function: str, **arguments: Array) -> None:
             raise TypeError(f"{function}: {name} must be integers, got {x.dtype}.")
 
 
-def _check_known_lengths(function: str, lengths: np.ndarray, k: Any) -> None:
-    s = jnp.shape(k)[-3] if jnp.ndim(k) > 2 else 0
-    if lengths.dtype.kind in "iu" and s and not ((lengths >= 0) & (lengths <= s)).all():
+def _check_known_lengths(function: str, lengths: np.ndarray, s: int) -> None:
+    if lengths.dtype.kind in "iu" and not ((lengths >= 0) & (lengths <= s)).all():
         raise ValueError(
             f"{function}: lengths must be from 0 to the {s} keys, got {lengths.min()} to "
             f"{lengths.max()}."

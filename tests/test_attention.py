@@ -220,6 +220,47 @@ def test_causal_and_mask_hide_together(rng):
     assert differs(y, attend.attention(q, k, v, mask=mask))
 
 
+BLOCKS_OF_64 = lambda i, j: (i // 64 == j // 64) & (j <= i)
+
+
+def test_a_mask_may_be_a_function_of_the_two_numbers(rng):
+    q, k, v = operands(rng, t=263, s=277)  # queries are numbered as the last keys
+    i, j = np.arange(277 - 263, 277)[:, None], np.arange(277)
+    table = jnp.asarray(BLOCKS_OF_64(i, j))
+    for f, operands_ in ((attend.attention, (q, k, v)), (attend.attention_weights, (q, k))):
+        y = f(*operands_, mask=BLOCKS_OF_64)
+        np.testing.assert_array_equal(y, f(*operands_, mask=table))
+        assert differs(y, f(*operands_, mask=lambda i, j: i // 64 == j // 64))
+        both = f(*operands_, mask=lambda i, j: i // 64 == j // 64, causal=True)
+        assert_agrees(y, both)
+    slope = jax.grad(lambda q, mask: attend.attention(q, k, v, mask=mask).sum())
+    assert_agrees(slope(q, jax.tree_util.Partial(BLOCKS_OF_64)), slope(q, table))
+
+
+def test_a_mask_that_is_a_function_closes_over_mapped_arrays(rng):
+    q, k, v = (jnp.stack([x, 2 * x, -x]) for x in operands(rng))
+    lengths = jnp.array([0, 3, S], jnp.int32)
+    first = lambda q, k, v, n: attend.attention(q, k, v, mask=lambda _, j: j < n)
+    expected = attend.attention(q, k, v, lengths=lengths)
+    assert_agrees(jax.vmap(first)(q, k, v, lengths), expected)
+    assert differs(jax.vmap(first)(q, k, v, lengths + 1), expected)
+
+
+def test_a_mask_that_is_a_function_is_no_table_in_memory():
+    struct = jax.ShapeDtypeStruct((4096, 1, D_K), jnp.float32)
+    few = cost(partial(attend.attention, mask=BLOCKS_OF_64), *[struct] * 3).memory
+    table = jax.ShapeDtypeStruct((4096, 4096), bool)
+    many = cost(lambda *x: attend.attention(*x[:3], mask=x[3]), *[struct] * 3, table).memory
+    assert few.arguments + few.temps < (many.arguments + many.temps) / 2
+
+
+def test_multi_head_attention_hands_a_mask_on(rng):
+    params = attend.init_multi_head(jax.random.key(0), 6, 2)
+    x = draw(rng, 5, 6, dtype="float32")
+    y = attend.multi_head_attention(params, x, heads=2, mask=lambda i, j: j <= i)
+    assert_agrees(y, attend.multi_head_attention(params, x, heads=2, causal=True))
+
+
 def test_a_mask_per_item_broadcasts(rng):
     q, k, v = (jnp.stack([x, x]) for x in operands(rng))
     lengths = jnp.array([2, S])

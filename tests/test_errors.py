@@ -214,6 +214,25 @@ WRONG = {
         lambda: attention.attention(*QKV, mask=jnp.ones((5, 3), bool)),
         r"mask of shape \(5, 3\) does not broadcast to .* \(3, 5, 2\): its axis -1",
     ),
+    "attention: mask of numbers": (
+        lambda: attention.attention(*QKV, mask=lambda i, j: i - j),
+        r"must give booleans",
+    ),
+    "attention_weights: mask of another shape": (
+        lambda: attention.attention_weights(
+            *QKV[:2], mask=lambda *_: jnp.ones((1, 3, 3), bool)
+        ),
+        r"what mask gives of shape \(1, 3, 3\)",
+    ),
+    "multi_head_attention: lengths beyond the keys": (
+        lambda: attention.multi_head_attention(
+            attention.init_multi_head(jax.random.key(0), 6, 2),
+            a(5, 6),
+            heads=2,
+            lengths=jnp.array(6),
+        ),
+        "lengths must be from 0 to the 5 keys",
+    ),
     "attention: bias shape": (
         lambda: attention.attention(*QKV, bias=a(2, 1, 2)),
         r"bias of shape \(2, 1, 2\) does not .*: its axis -3 must be 1 or 3 long, got 2",

@@ -27,7 +27,8 @@ def turns(calls: Mapping[str, Callable[..., Any]], rounds: int) -> dict[str, lis
     """Seconds of each call in each round, every other round backwards; warm up before."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(rounds):
-        for name in reversed(calls) if i % 2 else calls:  # what ran before one leaves its mark
+        # What ran before a call leaves its mark on it.
+        for name in reversed(list(calls)) if i % 2 else calls:
             times[name].append(timed(calls[name]))
     return times
 
