@@ -900,11 +900,16 @@ def _block(
 ) -> tuple[Array, Any]:
     # What attention keeps besides, such as keys and values, is handed on.
     _checks.keys("block", params, required="attention_norm attention mlp_norm mlp")
-    normed = layer_norm(params["attention_norm"], x, epsilon=EPSILON)
-    y, kept = attend(params["attention"], normed)
+    # A gradient makes norms and GELUs again: they cost less than to keep and read what they
+    # would save, half of all that a block does.
+    norm = jax.checkpoint(partial(layer_norm, epsilon=EPSILON))
+    y, kept = attend(params["attention"], norm(params["attention_norm"], x))
     x += y
-    normed = layer_norm(params["mlp_norm"], x, epsilon=EPSILON)
-    return x + mlp(params["mlp"], normed, activation=jax.nn.gelu), kept
+    normed = norm(params["mlp_norm"], x)
+    return x + mlp(params["mlp"], normed, activation=_gelu), kept
+
+
+_gelu = jax.checkpoint(jax.nn.gelu)
 
 
 def _run(blocks: PyTree, x: Array, *, heads: int, causal: bool, remat: bool) -> Array:
