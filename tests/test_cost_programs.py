@@ -23,6 +23,7 @@ from jax.experimental import sparse
 
 from lintoolkit import attention, layers
 from lintoolkit.cost import cost
+from lintoolkit.cost.trips import MAX_ELEMENTS
 
 F32 = jnp.float32
 
@@ -272,6 +273,102 @@ LOOPS = {
         (0 + 1 + 2 + 0 + 1 + 2) * CUBE,
     ),
 }
+
+
+# --- branches and limits from tables ----------------------------------------------------------
+
+
+def flagged(flags, *, of=lambda flag: flag):
+    """A scan over weights that skips the layers without a flag."""
+
+    def net(w, x):
+        def step(h, inputs):
+            layer, flag = inputs
+            return lax.cond(of(flag), lambda h: h @ layer, lambda h: h, h), None
+
+        return lax.scan(step, x, (w, flags()))[0]
+
+    return net
+
+
+def indexed(table):
+    """A loop of as many products as the numbers of a table say, one after the other."""
+    return lambda x: lax.fori_loop(
+        0,
+        len(table),
+        lambda i, h: lax.fori_loop(0, jnp.asarray(table)[i], lambda _, h: h @ x, h),
+        x,
+    )
+
+
+TABLE = np.array([3, 0, 4, 1, 5], np.int32)
+every_third = np.arange(L) % 3 == 0
+on = int(every_third.sum())
+TABLES = {
+    "flags, a constant": Program(
+        flagged(lambda: jnp.asarray(every_third)), (weights, rows), on * layer
+    ),
+    "flags, computed": Program(
+        flagged(lambda: jnp.arange(L, dtype=jnp.int32) % 3 == 0), (weights, rows), on * layer
+    ),
+    "flags, in rows of a table": Program(
+        flagged(
+            lambda: jnp.arange(2 * L, dtype=jnp.int32).reshape(L, 2), of=lambda row: row[1] > 5
+        ),
+        (weights, rows),
+        sum(2 * k + 1 > 5 for k in range(L)) * layer,
+    ),
+    "flags, floats": Program(
+        flagged(lambda: jnp.asarray(every_third, F32), of=lambda flag: flag > 0),
+        (weights, rows),
+        on * layer,
+    ),
+    "flags' gradient": Program(  # by the weights, and by what comes in
+        grad_of(flagged(lambda: jnp.asarray(every_third))), (weights, rows), 3 * on * layer
+    ),
+    "flags, carried": Program(
+        lambda x: lax.fori_loop(
+            0,
+            7,
+            lambda _, s: (lax.cond(s[1], lambda h: h @ x, lambda h: h, s[0]), ~s[1]),
+            (x, jnp.array(True)),
+        )[0],
+        (square,),
+        4 * CUBE,
+    ),
+    "limits": Program(indexed(TABLE), (square,), int(TABLE.sum()) * CUBE),
+    "limits, reversed": Program(
+        indexed(TABLE[::-1].copy()), (square,), int(TABLE.sum()) * CUBE
+    ),
+    "while in floats": Program(
+        counted(np.float32(1), lambda i: i < 10, lambda i: i * 2), (square,), 4 * CUBE
+    ),
+    "while in floats that round": Program(
+        # ten times 0.1 is less than 1 in float64, more in float32
+        counted(np.float32(0), lambda i: i < 1, lambda i: i + np.float32(0.1)),
+        (square,),
+        10 * CUBE,
+    ),
+}
+
+
+def test_a_table_that_the_program_does_not_hold_settles_nothing():
+    given = lambda w, x, flags: flagged(lambda: flags)(w, x)
+    c = cost(given, weights, rows, spec(L, dtype=jnp.bool_))
+    assert (c.matmul_flops, c.exact) == (L * layer, False)
+    long = lambda x: lax.scan(
+        lambda h, flag: (lax.cond(flag, lambda h: h @ x, lambda h: h, h), None),
+        x,
+        jnp.asarray(np.arange(MAX_ELEMENTS + 1) % 2 == 0),
+    )[0]
+    assert not cost(long, square).exact
+
+
+def test_a_float_counter_that_may_round_once_or_twice_is_not_known():
+    step = lambda i: i * np.float32(1.5) + np.float32(0.1)
+    c = cost(counted(np.float32(0), lambda i: i < 1, step), square)
+    assert [loop.kind for loop in c.loops] == ["unknown"]
+    assert not c.exact
 
 
 # --- derivatives -----------------------------------------------------------------------------
@@ -606,7 +703,7 @@ TRAINING = {
     ),
 }
 
-PROGRAMS = {**LOOPS, **DERIVATIVES, **PRODUCTS, **CONVOLUTIONS, **TRAINING}
+PROGRAMS = {**LOOPS, **TABLES, **DERIVATIVES, **PRODUCTS, **CONVOLUTIONS, **TRAINING}
 
 
 # --- flax ------------------------------------------------------------------------------------

@@ -25,6 +25,12 @@ _DTYPES: dict[int, tuple[str, int]] = {
     30: ("s1", 1), 31: ("u1", 1), 32: ("f4e2m1fn", 4), 33: ("f8e8m0fnu", 8),
 }  # fmt: skip
 
+# Where a literal keeps its elements: field, and how it packs them.
+_VARINTS = {"pred": 2, "s32": 4, "s64": 5, "u32": 6, "u64": 7}
+_PACKED = {
+    "u8": (3, "B"), "s8": (15, "b"), "u16": (16, "H"), "s16": (17, "h"),
+    "f16": (11, "e"), "f32": (8, "f"), "f64": (9, "d"),
+}  # fmt: skip
 
 # Files of the libraries that models are written with.
 _FRAMEWORK = re.compile(
@@ -202,18 +208,27 @@ class Instruction:
         return 1
 
     @cached_property
-    def scalar(self) -> int | None:
-        """The value of a constant that is one integer or boolean, else None."""
-        if self.opcode != "constant" or self.shape.dims or 8 not in self.raw:
+    def slice(self) -> list[tuple[int, int]]:
+        """Where a `slice` starts on each side, and its stride."""
+        sides = [_fields(side) for side in self.raw.get(17, ())]
+        return [(_integer(side, 1), _integer(side, 3, 1)) for side in sides]
+
+    @cached_property
+    def literal(self) -> tuple[int | float, ...] | None:
+        """The elements of a constant, row by row; None where their type is not read."""
+        if self.opcode != "constant" or 8 not in self.raw:
             return None
-        literal = _fields(self.raw[8][-1])
-        for key in (2, 4, 5, 6, 7):  # preds, s32s, s64s, u32s, u64s
-            if key in literal:
-                return _integers(literal[key])[0]
-        for key, code in ((15, "b"), (3, "B")):  # s8s, u8s
-            if key in literal:
-                return struct.unpack(code, literal[key][-1][:1])[0]
-        return None
+        fields, dtype = _fields(self.raw[8][-1]), self.shape.dtype
+        if dtype in _VARINTS:
+            found = tuple(_integers(fields.get(_VARINTS[dtype], ())))
+        elif dtype in _PACKED:
+            key, code = _PACKED[dtype]
+            parts = fields.get(key, ())
+            data = b"".join(struct.pack("<I", x) if isinstance(x, int) else x for x in parts)
+            found = tuple(x for (x,) in struct.iter_unpack(f"<{code}", data))
+        else:
+            return None
+        return found if len(found) == self.shape.size else None
 
 
 @dataclass(eq=False)

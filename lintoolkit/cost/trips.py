@@ -1,28 +1,42 @@
 """How often a loop runs: induction analysis, stepping through, or what XLA noted.
 
-The body and the condition are run on abstract values: an integer that is known (of its
-dtype's width, so it wraps as the hardware does), an element of the loop's state plus a
-constant (`Counter`), a conjunction of comparisons of such elements (`Tests`), a tuple of
-these, or None for everything else. That finds the induction variable, its start, step and
-limit, whatever copies, calls and fusions stand between, in any direction. What is not affine
-(``i *= 2``) or wraps around is stepped through with known integers instead.
+The body and the condition are run on abstract values: a number that is known (of its dtype's
+width, so it wraps and rounds as the hardware does; of an array, all its elements), the
+`Elements` of a small array, an element of the loop's state plus a constant (`Counter`), a
+conjunction of comparisons of such elements (`Tests`), a tuple of these, or None for everything
+else. That finds the induction variable, its start, step and limit, whatever copies, calls and
+fusions stand between, in any direction. What is not affine (``i *= 2``), wraps around or counts
+in floats is stepped through with known numbers instead.
 """
 
+import itertools
+import math
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lintoolkit.cost.hlo import Computation, Instruction, Shape
 
+Number = int | float
 Kind = Literal["exact", "bound", "user", "unknown"]
 
 # Stepping through a loop that is not affine gives up after this many trips.
 MAX_STEPS = 10_000
+# Arrays of up to so many elements are followed, such as a flag for each layer.
+MAX_ELEMENTS = 256
 
-_SAME = frozenset(
-    "copy convert bitcast reshape broadcast opt-barrier optimization-barrier".split()
-)
+_SAME = frozenset("copy bitcast reshape broadcast opt-barrier optimization-barrier".split())
+_ROUNDS = {"f16": "e", "f32": "f", "f64": "d"}
 _MIRROR = {"LT": "GT", "LE": "GE", "GT": "LT", "GE": "LE", "EQ": "EQ", "NE": "NE"}
 _OPPOSITE = {"LT": "GE", "LE": "GT", "GT": "LE", "GE": "LT", "EQ": "NE", "NE": "EQ"}
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """The elements of an array, row by row."""
+
+    values: tuple[Number, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +76,16 @@ class Trips:
 class Scope:
     """Abstract values inside one call of a computation, worked out when asked for."""
 
-    def __init__(self, computation: Computation, arguments: tuple[Any, ...] = ()):
+    def __init__(
+        self,
+        computation: Computation,
+        arguments: tuple[Any, ...] = (),
+        *,
+        within_loop: bool = False,
+    ):
         self.computation = computation
         self.arguments = arguments
+        self.within_loop = within_loop  # that is stepped through; those inside are not
         self._known: dict[int, Any] = {}
 
     def root(self) -> Any:
@@ -93,7 +114,9 @@ class Scope:
     def _work_out(self, i: Instruction) -> Any:
         values = [self._known[operand.id] for operand in i.operands]
         if i.opcode == "constant":
-            return None if i.scalar is None else wrap(i.scalar, i.shape)
+            return _elements(i.literal, i.shape)
+        if i.opcode == "iota":
+            return _iota(i)
         if i.opcode == "parameter":
             return self.arguments[i.parameter] if i.parameter < len(self.arguments) else None
         if i.opcode == "tuple":
@@ -101,27 +124,38 @@ class Scope:
         if i.opcode == "get-tuple-element":
             return values[0][i.tuple_index] if isinstance(values[0], tuple) else None
         if i.opcode in ("call", "fusion") and i.called:
-            return Scope(i.called[0], tuple(values)).root()
+            return Scope(i.called[0], tuple(values), within_loop=self.within_loop).root()
         if i.opcode == "while":
-            # Only what the loop leaves alone is known after it.
-            return invariants(i.called[0], values[0])
+            return _after(i, self)
         if i.opcode in _SAME and values:
-            same = values[0]
-            if isinstance(same, int):
-                return wrap(same, i.shape)
-            narrows = i.shape.bits < i.operands[0].shape.bits
-            return None if narrows and isinstance(same, Counter) else same
+            return _moved(i, values[0])
+        if i.opcode == "convert" and values:
+            return _converted(i, values[0])
+        if i.opcode in ("slice", "dynamic-slice"):
+            return _sliced(i, values)
+        if i.opcode == "dynamic-update-slice":
+            return _updated(i, values)
         if i.opcode == "bitcast-convert" and i.shape.bits == i.operands[0].shape.bits:
-            return wrap(values[0], i.shape) if isinstance(values[0], int) else None
+            same_kind = i.shape.is_float == i.operands[0].shape.is_float
+            return wrap(values[0], i.shape) if same_kind and _is_number(values[0]) else None
         return _arithmetic(i, values) if values else None
 
 
-def wrap(value: int, shape: Shape) -> int:
-    """An integer as its dtype holds it."""
+def wrap(value: Number, shape: Shape) -> Number | None:
+    """A number as its dtype holds it; None if it holds none."""
+    if shape.is_float:
+        code = _ROUNDS[shape.dtype]
+        try:
+            return struct.unpack(code, struct.pack(code, value))[0]
+        except OverflowError:
+            return math.copysign(math.inf, value)
     if shape.dtype == "pred" or not shape.bits:
         return int(bool(value))
-    value &= (1 << shape.bits) - 1
-    return _signed(value, shape.bits) if shape.dtype.startswith("s") else value
+    if not math.isfinite(value):
+        return None
+    bits = int(value) & (1 << shape.bits) - 1
+    held = _signed(bits, shape.bits) if shape.dtype.startswith("s") else bits
+    return None if isinstance(value, float) and held != int(value) else held
 
 
 def _signed(value: int, bits: int) -> int:
@@ -130,17 +164,118 @@ def _signed(value: int, bits: int) -> int:
 
 
 def _may_be_known(shape: Shape) -> bool:
-    """Tuples and integer scalars can be; floats and arrays never are."""
+    """Tuples can be, and real numbers, unless there are many."""
     if shape.dtype == "tuple":
         return True
-    return not shape.dims and (shape.dtype == "pred" or shape.dtype[0] in "su")
+    numbers = shape.dtype == "pred" or shape.dtype[0] in "su" or shape.dtype in _ROUNDS
+    return numbers and shape.size <= MAX_ELEMENTS
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _elements(values: Sequence[Number | None] | None, shape: Shape) -> Any:
+    """An array of these elements, or the number that all of them are."""
+    if not values:
+        return None
+    held = []
+    for value in values:
+        if value is None or (one := wrap(value, shape)) is None:
+            return None
+        held.append(one)
+    return held[0] if len(set(held)) == 1 else Elements(tuple(held))
+
+
+def _iota(i: Instruction) -> Any:
+    dims, along = i.shape.dims, (i.numbers(14) or [0])[0]
+    inner = math.prod(dims[along + 1 :])
+    return _elements([k // inner % dims[along] for k in range(i.shape.size)], i.shape)
+
+
+def _moved(i: Instruction, same: Any) -> Any:
+    """What is only moved: a number, or an array whose elements stay in order."""
+    if _is_number(same) or i.shape.dtype == "tuple":
+        return same
+    one_side = sum(side > 1 for side in i.shape.dims) <= 1
+    ordered = one_side or i.opcode not in ("bitcast", "broadcast")
+    return same if ordered and i.shape.size == i.operands[0].shape.size else None
+
+
+def _converted(i: Instruction, value: Any) -> Any:
+    before, after = i.operands[0].shape, i.shape
+    if _is_number(value):
+        return wrap(value, after)
+    if isinstance(value, Elements):
+        return _elements(value.values, after)
+    # A counter in fewer bits may wrap where it did not, and in floats may be rounded.
+    narrows = after.bits < before.bits or after.is_float != before.is_float
+    return None if narrows and isinstance(value, Counter) else value
+
+
+def _sliced(i: Instruction, values: list[Any]) -> Any:
+    array, *starts = values
+    places = _places(i.operands[0].shape, i.shape, i.slice or starts)
+    if _is_number(array) or not isinstance(array, Elements) or places is None:
+        return array if _is_number(array) else None
+    return _elements([array.values[place] for place in places], i.shape)
+
+
+def _updated(i: Instruction, values: list[Any]) -> Any:
+    array, update, *starts = values
+    places = _places(i.shape, i.operands[1].shape, starts)
+    if places is None or not all(
+        isinstance(x, int | float | Elements) for x in (array, update)
+    ):
+        return None
+    found = list(_each(array, i.shape.size))
+    for place, value in zip(places, _each(update, len(places)), strict=True):
+        found[place] = value
+    return _elements(found, i.shape)
+
+
+def _each(value: Any, size: int) -> Sequence[Number]:
+    return value.values if isinstance(value, Elements) else (value,) * size
+
+
+def _places(whole: Shape, part: Shape, starts: Sequence[Any]) -> list[int] | None:
+    """Where the elements of a part stand in the whole; None if nobody knows where it begins.
+
+    Args:
+        whole: The shape of an array.
+        part: The shape of a slice of it.
+        starts: Where it begins, for each side; moved so that the slice is inside. Or its
+            (start, stride) for each side.
+
+    Returns:
+        Their numbers, row by row.
+    """
+    sides, ranges = whole.dims, []
+    for start, side, size in zip(starts, sides, part.dims, strict=True):
+        if not isinstance(start, int | tuple):
+            return None
+        first, step = start if isinstance(start, tuple) else (min(start, side - size), 1)
+        ranges.append([max(0, first) + k * step for k in range(size)])
+    strides = [math.prod(sides[k + 1 :]) for k in range(len(sides))]
+    return [
+        sum(k * stride for k, stride in zip(place, strides, strict=True))
+        for place in itertools.product(*ranges)
+    ]
 
 
 def _arithmetic(i: Instruction, values: list[Any]) -> Any:
-    """An integer operation on abstract scalars; None where nothing is known of it."""
-    if all(isinstance(v, int) for v in values):
-        known = _on_integers(i, values)
+    """An operation on abstract values; None where nothing is known of it."""
+    if all(_is_number(v) for v in values):
+        known = _on_numbers(i, values)
         return None if known is None else wrap(known, i.shape)
+    if all(_is_number(v) or isinstance(v, Elements) for v in values):
+        each = [_each(v, i.shape.size) for v in values]
+        if any(len(v) != i.shape.size for v in each):
+            return None
+        found = [_on_numbers(i, list(of)) for of in zip(*each, strict=True)]
+        return _elements(found, i.shape)
+    if i.operands[0].shape.is_float:
+        return None
     first, second = values[0], values[1] if len(values) > 1 else None
     if i.opcode in ("add", "subtract"):
         if isinstance(second, Counter) and isinstance(first, int) and i.opcode == "add":
@@ -167,8 +302,44 @@ def _arithmetic(i: Instruction, values: list[Any]) -> Any:
     return None
 
 
+def _on_numbers(i: Instruction, values: list[Any]) -> Number | None:
+    """The result of an operation on numbers, before its dtype wraps or rounds it."""
+    if i.opcode == "compare":
+        return int(_holds(values[0], i.direction, values[1]))
+    if i.opcode == "select":
+        return values[1] if values[0] else values[2]
+    try:
+        return (_on_floats if i.shape.is_float else _on_integers)(i, values)
+    except (ArithmeticError, TypeError):  # 1.0 / 0.0; a bit operation on floats
+        return None
+
+
+def _on_floats(i: Instruction, values: list[Number]) -> Number | None:
+    a, b = values[0], values[1] if len(values) > 1 else 0
+    match i.opcode:
+        # A product may be added without being rounded first, or not: nobody says.
+        case "add" | "subtract" if any(o.opcode == "multiply" for o in i.operands):
+            return None
+        case "add":
+            return a + b
+        case "subtract":
+            return a - b
+        case "multiply":
+            return a * b
+        case "divide":
+            return a / b
+        case "maximum" if a == a and b == b:
+            return max(a, b)
+        case "minimum" if a == a and b == b:
+            return min(a, b)
+        case "negate":
+            return -a
+        case "abs":
+            return abs(a)
+    return None
+
+
 def _on_integers(i: Instruction, values: list[int]) -> int | None:
-    """The plain integer result of an operation, before it wraps."""
     a, b = values[0], values[1] if len(values) > 1 else 0
     shape = i.operands[0].shape
     match i.opcode:
@@ -210,14 +381,10 @@ def _on_integers(i: Instruction, values: list[int]) -> int | None:
             return _signed(a, shape.bits) >> min(b, shape.bits) if b >= 0 else None
         case "shift-right-logical":
             return (a & ((1 << shape.bits) - 1)) >> b if 0 <= b < shape.bits else 0
-        case "select":
-            return values[1] if a else values[2]
-        case "compare":
-            return int(_holds(a, i.direction, b))
     return None
 
 
-def _holds(a: int, direction: str, b: int) -> bool:
+def _holds(a: Number, direction: str, b: Number) -> bool:
     return {"LT": a < b, "LE": a <= b, "GT": a > b, "GE": a >= b, "EQ": a == b, "NE": a != b}[
         direction
     ]
@@ -232,6 +399,32 @@ def invariants(body: Computation, start: Any) -> tuple[Any, ...] | None:
     if not isinstance(after, tuple) or len(after) != len(start):
         return None
     return tuple(s if a == c else None for s, a, c in zip(start, after, symbols, strict=True))
+
+
+def _after(loop: Instruction, scope: Scope) -> Any:
+    """What is known of a loop's state after it.
+
+    That is all that a body of few trips makes of what is known, such as flags it stacks for
+    the loop of a gradient; of others what they leave alone.
+
+    Args:
+        loop: The `while` instruction.
+        scope: Where it stands.
+
+    Returns:
+        The state.
+    """
+    body, start = loop.called[0], scope.value(loop.operands[0])
+    kept = invariants(body, start)
+    if kept is None or scope.within_loop or all(s is None for s in start):
+        return kept
+    trips = count_trips(loop, scope)
+    if trips.kind != "exact" or trips.count * len(body.instructions) > MAX_STEPS:
+        return kept
+    state = start
+    for _ in range(trips.count):
+        state = Scope(body, (state,), within_loop=True).root()
+    return state
 
 
 def count_trips(loop: Instruction, scope: Scope) -> Trips:
