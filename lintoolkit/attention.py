@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,41 +22,46 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from lintoolkit import _blockwise, _checks, _cudnn
+from lintoolkit._jit import jit
 from lintoolkit.layers import AnyKey, dense, dense_flops, init_dense
 
 _STATIC = ("causal", "window", "scale", "softcap")
+_Same = TypeVar("_Same", bound=Callable)
 
 
 Mask = Bool[Array, "..."] | Callable[[Array, Array], Array]
 
 
-def _prepared(fn: Callable, *, length_axis: int) -> Callable:
+def _prepared(*, length_axis: int) -> Callable[[_Same], _Same]:
     # Known lengths are checked against the second operand's; a function is made an operand.
 
-    def ready(*operands: Any, **options: Any) -> dict[str, Any]:
+    def ready(name: str, *operands: Any, **options: Any) -> dict[str, Any]:
         mask, lengths = options.get("mask"), options.get("lengths")
         if callable(mask) and not isinstance(mask, jax.tree_util.Partial):
             options["mask"] = jax.tree_util.Partial(mask)  # no operand: part of the program
         known = lengths is not None and not isinstance(lengths, jax.core.Tracer)
         if known and len(operands) > 1 and jnp.ndim(operands[1]) >= -length_axis:
             keys = jnp.shape(operands[1])[length_axis]
-            _check_known_lengths(fn.__name__, np.asarray(lengths), keys)
+            _check_known_lengths(name, np.asarray(lengths), keys)
         return options
 
-    @functools.wraps(fn)
-    def prepared(*operands: Any, **options: Any) -> Any:
-        return fn(*operands, **ready(*operands, **options))
+    def decorate(fn: _Same) -> _Same:
+        def through(call: Callable) -> Callable:
+            @functools.wraps(call)
+            def prepared(*operands: Any, **options: Any) -> Any:
+                return call(*operands, **ready(fn.__name__, *operands, **options))
 
-    @functools.wraps(fn.lower)  # type: ignore[attr-defined]
-    def lower(*operands: Any, **options: Any) -> Any:
-        return fn.lower(*operands, **ready(*operands, **options))  # type: ignore[attr-defined]
+            return prepared
 
-    prepared.lower = lower  # type: ignore[attr-defined]
-    return prepared
+        prepared: Any = through(fn)
+        prepared.lower = through(fn.lower)  # type: ignore[attr-defined]
+        return prepared
+
+    return decorate
 
 
-@partial(_prepared, length_axis=-3)
-@partial(jax.jit, static_argnames=_STATIC)
+@_prepared(length_axis=-3)
+@jit(static_argnames=_STATIC)
 @jax.named_scope("attention_weights")
 def attention_weights(
     q: Float[Array, "*batch t h d_k"],
@@ -133,8 +138,8 @@ def attention_weights(
     return table.reshape(*q.shape[:-3], q.shape[-2], *table.shape[-2:]).astype(q.dtype)
 
 
-@partial(_prepared, length_axis=-3)
-@partial(jax.jit, static_argnames=_STATIC)
+@_prepared(length_axis=-3)
+@jit(static_argnames=_STATIC)
 @jax.named_scope("attention")
 def attention(
     q: Float[Array, "*batch t h d_k"],
@@ -257,7 +262,7 @@ def attention_flops(
     return 2 * _blockwise.pairs(t, s, *_reach(causal, window)) * h * (d_k + d_v)
 
 
-@partial(jax.jit, static_argnames=("base",))
+@jit(static_argnames=("base",))
 @jax.named_scope("rope")
 def rope(
     x: Float[Array, "*batch t h d"],
@@ -315,7 +320,7 @@ def rope(
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
 
 
-@partial(jax.jit, static_argnames=("d_model", "heads", "kv_heads", "bias", "dtype"))
+@jit(static_argnames=("d_model", "heads", "kv_heads", "bias", "dtype"))
 @jax.named_scope("init_multi_head")
 def init_multi_head(
     key: AnyKey,
@@ -374,8 +379,8 @@ def init_multi_head(
     }
 
 
-@partial(_prepared, length_axis=-2)
-@partial(jax.jit, static_argnames=("heads", "rope_base", *_STATIC))
+@_prepared(length_axis=-2)
+@jit(static_argnames=("heads", "rope_base", *_STATIC))
 @jax.named_scope("multi_head_attention")
 def multi_head_attention(
     params: Mapping[str, Mapping[str, Float[Array, "..."]]],

@@ -18,6 +18,8 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree, Shaped, UInt32
 
+from lintoolkit._jit import jit
+
 # Odd and without pattern, of hash functions that are well tested.
 MIX = 0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35
 
@@ -30,7 +32,7 @@ class Restored(NamedTuple):
     skipped: dict[int, str]
 
 
-@jax.jit
+@jit
 @jax.named_scope("fingerprint")
 def fingerprint(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
     r"""Sum up an array's bits into one number that does not depend on where they lie.

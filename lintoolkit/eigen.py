@@ -16,6 +16,7 @@ from jax.experimental.sparse import BCOO, BCSR
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from lintoolkit import _checks, _krylov
+from lintoolkit._jit import jit
 from lintoolkit._triplets import (
     LinearOperator,
     check_iteration,
@@ -110,7 +111,7 @@ def power_iteration(
     return _power_iteration(start, matrix, tol=tol, max_iters=max_iters)
 
 
-@partial(jax.jit, static_argnames=("tol", "max_iters"))
+@jit(static_argnames=("tol", "max_iters"))
 @jax.named_scope("power_iteration")
 def _power_iteration(
     start: Array, matrix: Array | BCOO | BCSR | Callable, *, tol: float, max_iters: int
@@ -150,7 +151,7 @@ def _power_iteration(
     return Eigenpair(value, v, i, ok)
 
 
-@partial(jax.jit, static_argnames=("rank", "tol", "max_restarts"))
+@jit(static_argnames=("rank", "tol", "max_restarts"))
 @jax.named_scope("top_eigh")
 def top_eigh(
     x: Float[Array, "n n"] | BCOO | BCSR | LinearOperator,
@@ -386,13 +387,13 @@ def pagerank(
     )
 
 
-@partial(jax.jit, static_argnames=("n",))
+@jit(static_argnames=("n",))
 @jax.named_scope("pagerank")
 def _pagerank(
     sources: Array,
     targets: Array,
     n: int,
-    damping: Array,
+    damping: Array | float,
     personalization: Array,
     *,
     tol: Array,

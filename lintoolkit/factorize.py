@@ -19,6 +19,7 @@ from jax import export, lax
 from jaxtyping import Array, Bool, Float, Integer, Key, UInt32
 
 from lintoolkit import _checks
+from lintoolkit._jit import jit
 from lintoolkit.similarity import TopK
 
 AnyKey = Key[Array, ""] | UInt32[Array, "2"]
@@ -205,7 +206,7 @@ def implicit_als(
         )
 
 
-@jax.jit
+@jit
 @jax.named_scope("predict_rating")
 def predict_rating(
     model: Recommender,
@@ -269,7 +270,7 @@ def predict_rating_flops(*, pairs: int, rank: int) -> int:
     return 2 * pairs * rank
 
 
-@partial(jax.jit, static_argnames=("k",))
+@jit(static_argnames=("k",))
 @jax.named_scope("recommend")
 def recommend(
     model: Recommender,
@@ -366,7 +367,7 @@ class _Sorted(NamedTuple):
     run_row: Array
 
 
-@partial(jax.jit, static_argnames=("shape", "rank", "iterations", "biases"))
+@jit(static_argnames=("shape", "rank", "iterations", "biases"))
 def _alternate(
     key: Array,
     users: Array,

@@ -11,7 +11,6 @@ v vocabulary.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,12 +21,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Integer, Key, Shaped, UInt32
 
 from lintoolkit import _checks
+from lintoolkit._jit import jit
 
 AnyKey = Key[Array, ""] | UInt32[Array, "2"]
 Margins = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
 
 
-@partial(jax.jit, static_argnames=("d_in", "d_out", "bias", "dtype"))
+@jit(static_argnames=("d_in", "d_out", "bias", "dtype"))
 @jax.named_scope("init_dense")
 def init_dense(
     key: AnyKey, d_in: int, d_out: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
@@ -71,7 +71,7 @@ def init_dense(
     return params
 
 
-@jax.jit
+@jit
 @jax.named_scope("dense")
 def dense(
     params: Mapping[str, Float[Array, "..."]], x: Float[Array, "*batch d_in"]
@@ -141,7 +141,7 @@ def dense_flops(*, n: int, d_in: int, d_out: int, bias: bool = True) -> int:
     return 2 * n * d_in * d_out + bias * n * d_out
 
 
-@partial(jax.jit, static_argnames=("widths", "bias", "dtype"))
+@jit(static_argnames=("widths", "bias", "dtype"))
 @jax.named_scope("init_mlp")
 def init_mlp(
     key: AnyKey, widths: tuple[int, ...], *, bias: bool = True, dtype: DTypeLike = jnp.float32
@@ -184,7 +184,7 @@ def init_mlp(
     return tuple(init_dense(k, a, b, bias=bias, dtype=dtype) for k, (a, b) in layers)
 
 
-@partial(jax.jit, static_argnames=("activation",))
+@jit(static_argnames=("activation",))
 @jax.named_scope("mlp")
 def mlp(
     params: Sequence[Mapping[str, Float[Array, "..."]]],
@@ -249,7 +249,7 @@ def mlp_flops(*, n: int, widths: Sequence[int], bias: bool = True) -> int:
     return sum(dense_flops(n=n, d_in=a, d_out=b, bias=bias) for a, b in pairwise(widths))
 
 
-@partial(jax.jit, static_argnames=("epsilon",))
+@jit(static_argnames=("epsilon",))
 @jax.named_scope("layer_norm")
 def layer_norm(
     params: Mapping[str, Float[Array, " d"]],
@@ -295,7 +295,7 @@ def layer_norm(
     return y.astype(x.dtype)
 
 
-@partial(jax.jit, static_argnames=("epsilon",))
+@jit(static_argnames=("epsilon",))
 @jax.named_scope("rms_norm")
 def rms_norm(
     params: Mapping[str, Float[Array, " d"]],
@@ -352,7 +352,7 @@ def _check_norm(function: str, params: Mapping[str, Array], x: Array, *, optiona
             )
 
 
-@jax.jit
+@jit
 @jax.named_scope("embed")
 def embed(
     params: Mapping[str, Float[Array, "v d"]], ids: Integer[Array, "*batch"]
@@ -396,7 +396,7 @@ def embed(
     return jnp.take(table, ids, axis=0, mode="fill")
 
 
-@partial(jax.jit, static_argnames=("size",))
+@jit(static_argnames=("size",))
 @jax.named_scope("patches")
 def patches(image: Shaped[Array, "h w *c"], *, size: int) -> Shaped[Array, "n p"]:
     """Cut an image into square patches, one a row.
@@ -443,7 +443,7 @@ def patches(image: Shaped[Array, "h w *c"], *, size: int) -> Shaped[Array, "n p"
     return grid.swapaxes(1, 2).reshape((h // size) * (w // size), -1)
 
 
-@partial(jax.jit, static_argnames=("size", "hop"))
+@jit(static_argnames=("size", "hop"))
 @jax.named_scope("frames")
 def frames(signal: Shaped[Array, " t"], *, size: int, hop: int) -> Shaped[Array, "n size"]:
     """Cut a signal into overlapping frames, one a row.
@@ -492,7 +492,7 @@ def frames(signal: Shaped[Array, " t"], *, size: int, hop: int) -> Shaped[Array,
     return signal[starts[:, None] + jnp.arange(size)]
 
 
-@partial(jax.jit, static_argnames=("size", "hop"))
+@jit(static_argnames=("size", "hop"))
 @jax.named_scope("spectrogram")
 def spectrogram(signal: Float[Array, " t"], *, size: int, hop: int) -> Float[Array, "f n"]:
     r"""Turn a signal into a matrix of magnitudes, frequency by time.
@@ -534,7 +534,7 @@ def spectrogram(signal: Float[Array, " t"], *, size: int, hop: int) -> Float[Arr
     return jnp.abs(jnp.fft.rfft(rows)).T.astype(signal.dtype)
 
 
-@partial(jax.jit, static_argnames=("size", "strides", "padding", "dilation"))
+@jit(static_argnames=("size", "strides", "padding", "dilation"))
 @jax.named_scope("im2col")
 def im2col(
     x: Shaped[Array, "c h w"],
@@ -599,7 +599,7 @@ def im2col(
     )
 
 
-@partial(jax.jit, static_argnames=("strides", "padding", "dilation"))
+@jit(static_argnames=("strides", "padding", "dilation"))
 @jax.named_scope("conv2d")
 def conv2d(
     x: Float[Array, "n h w c_in"],
@@ -760,7 +760,7 @@ def _pair(
     return pair
 
 
-@partial(jax.jit, static_argnames=("t", "d", "dtype"))
+@jit(static_argnames=("t", "d", "dtype"))
 @jax.named_scope("sinusoidal_positions")
 def sinusoidal_positions(
     t: int, d: int, *, dtype: DTypeLike = jnp.float32

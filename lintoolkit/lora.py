@@ -36,6 +36,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
 from lintoolkit import _checks, _peft, svd
+from lintoolkit._jit import jit
 from lintoolkit._lift import Record, evaluate, watched
 from lintoolkit._lowrank import (
     LowRank,
@@ -842,7 +843,7 @@ def _program(
 # One leaf
 
 
-@jax.jit
+@jit
 def _merged(leaf: Any, low: LowRank) -> Array:
     return added(leaf, spread(low))
 
@@ -872,7 +873,7 @@ def _from_svd(found: svd.SVD, rank: int, shape: Sequence[int], layout: str) -> L
     return LowRank(a.reshape(shape_a), b.reshape(shape_b), 1.0, layout)
 
 
-def _rank_for(s: Array, energy: float | None) -> int:
+def _rank_for(s: Array, energy: Any) -> int:
     count = jax.vmap(partial(svd.rank_for_energy, energy=energy))(s)
     return max(1, int(count.max()))
 
@@ -914,7 +915,7 @@ def _side_by_side(path: str, of: Sequence[tuple[LowRank, float | int | Array]]) 
     return LowRank(a.reshape(shape_a), b.reshape(shape_b), 1.0, layout)
 
 
-@jax.jit
+@jit
 def _decomposed(low: LowRank) -> svd.SVD:
     """Singular triplets of a change, from its factors."""
     with jax.default_matmul_precision("highest"):

@@ -21,6 +21,7 @@ from jax.experimental import sparse
 from jaxtyping import Array, Bool, Float
 
 from lintoolkit import _checks
+from lintoolkit._jit import jit
 from lintoolkit._rows import gram, on_mesh_of, one_row, total
 from lintoolkit._triplets import (
     LinearOperator,
@@ -130,7 +131,7 @@ def fit_pca(
     return fitted if variance is None else _first("fit_pca", fitted, variance)
 
 
-@jax.jit
+@jit
 @jax.named_scope("explained_variance_ratio")
 def explained_variance_ratio(pca: PCA) -> Float[Array, " r"]:
     r"""Tell what share of all variance lies along each component.
@@ -162,7 +163,7 @@ def explained_variance_ratio(pca: PCA) -> Float[Array, " r"]:
     return jnp.where(whole == 0, 0, pca.explained_variance / jnp.where(whole == 0, 1, whole))
 
 
-@partial(jax.jit, static_argnames=("whiten",))
+@jit(static_argnames=("whiten",))
 @jax.named_scope("pca_encode")
 def pca_encode(
     pca: PCA, x: Float[Array, "*batch d"], *, whiten: bool = False
@@ -224,7 +225,7 @@ def pca_encode_flops(*, n: int, d: int, r: int) -> int:
     return 2 * n * d * r + n * d
 
 
-@partial(jax.jit, static_argnames=("whiten",))
+@jit(static_argnames=("whiten",))
 @jax.named_scope("pca_decode")
 def pca_decode(
     pca: PCA, codes: Float[Array, "*batch r"], *, whiten: bool = False
@@ -285,7 +286,7 @@ def pca_decode_flops(*, n: int, d: int, r: int) -> int:
     return 2 * n * d * r + n * d
 
 
-@jax.jit
+@jit
 @jax.named_scope("moments")
 def moments(x: Float[Array, "n d"], *, where: Bool[Array, " n"] | None = None) -> Moments:
     r"""Count rows, and find their mean and scatter: all that principal components need.
@@ -325,7 +326,7 @@ def moments(x: Float[Array, "n d"], *, where: Bool[Array, " n"] | None = None) -
         return Moments(count, mean, gram(partial(_less, mean), *data))
 
 
-@jax.jit
+@jit
 @jax.named_scope("merge_moments")
 def merge_moments(a: Moments, b: Moments) -> Moments:
     r"""Join the moments of two sets of rows into those of their union.
@@ -367,7 +368,7 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     return _merged(a, b, b.n / jnp.where(n == 0, 1, n))
 
 
-@partial(jax.jit, static_argnames=("rank",))
+@jit(static_argnames=("rank",))
 @jax.named_scope("pca_of_moments")
 def pca_of_moments(state: Moments, *, rank: int) -> PCA:
     r"""Find the principal components of rows that are known by their moments alone.
@@ -481,7 +482,7 @@ def fit_pca_stream(
     )
 
 
-@partial(jax.jit, static_argnames=("rank", "solver"))
+@jit(static_argnames=("rank", "solver"))
 @jax.named_scope("fit_pca")
 def _fit(x: Any, where: Array | None, key: Array | None, rank: int, solver: Solver) -> PCA:
     return (_components if isinstance(x, sparse.BCOO) else _fit_dense)(

@@ -14,6 +14,7 @@ from jax import export, lax
 from jaxtyping import Array, Bool, Float
 
 from lintoolkit import _checks
+from lintoolkit._jit import jit
 
 
 class Coefficients(NamedTuple):
@@ -28,7 +29,7 @@ export.register_namedtuple_serialization(
 )
 
 
-@jax.jit
+@jit
 @jax.named_scope("normal_equation")
 def normal_equation(
     x: Float[Array, "n d"], y: Float[Array, " n"] | Float[Array, "n k"]
@@ -91,7 +92,7 @@ def normal_equation_flops(*, n: int, d: int, k: int = 1) -> int:
     return 2 * n * d * (d + k) + round(d**3 / 3) + 2 * d * d * (d + k)
 
 
-@jax.jit
+@jit
 @jax.named_scope("least_squares")
 def least_squares(
     x: Float[Array, "n d"], y: Float[Array, " n"] | Float[Array, "n k"]
@@ -146,7 +147,7 @@ def least_squares_flops(*, n: int, d: int, k: int = 1) -> int:
     return 2 * round(2 * n * d * d - 2 * d**3 / 3) + 2 * n * d * k + d * d * (d + k)
 
 
-@jax.jit
+@jit
 @jax.named_scope("ridge")
 def ridge(
     x: Float[Array, "n d"],

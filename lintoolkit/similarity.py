@@ -4,7 +4,6 @@ r"""How alike vectors are: dot products, cosines, the nearest rows, analogies.
 Letters: n rows, d width, k rows asked for.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ from jax import export
 from jaxtyping import Array, Float, Int, Integer
 
 from lintoolkit import _checks
+from lintoolkit._jit import jit
 
 
 class TopK(NamedTuple):
@@ -25,7 +25,7 @@ class TopK(NamedTuple):
 export.register_namedtuple_serialization(TopK, serialized_name="lintoolkit.similarity.TopK")
 
 
-@jax.jit
+@jit
 @jax.named_scope("dot")
 def dot(a: Float[Array, "*#batch d"], b: Float[Array, "*#batch d"]) -> Float[Array, "*batch"]:
     r"""Multiply two vectors entry by entry and add up.
@@ -72,7 +72,7 @@ def dot_flops(*, n: int, d: int) -> int:
     return 2 * n * d
 
 
-@jax.jit
+@jit
 @jax.named_scope("cosine_similarity")
 def cosine_similarity(
     a: Float[Array, "*#batch d"], b: Float[Array, "*#batch d"]
@@ -109,7 +109,7 @@ def cosine_similarity(
     return dot(_unit(a), _unit(b)).astype(a.dtype)
 
 
-@partial(jax.jit, static_argnames=("k", "measure"))
+@jit(static_argnames=("k", "measure"))
 @jax.named_scope("top_k")
 def top_k(
     query: Float[Array, "*batch d"],
@@ -159,7 +159,7 @@ def top_k(
     return TopK(indices, best.astype(query.dtype))
 
 
-@partial(jax.jit, static_argnames=("k",))
+@jit(static_argnames=("k",))
 @jax.named_scope("analogy")
 def analogy(
     table: Float[Array, "n d"],

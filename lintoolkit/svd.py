@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lintoolkit import _checks, _krylov
+from lintoolkit._jit import jit
 from lintoolkit._rows import on_mesh_of, push
 from lintoolkit._triplets import (
     LinearOperator,
@@ -116,7 +117,7 @@ def linear_operator(
     return LinearOperator(forward, backward, shape=(n, d), dtype=jnp.dtype(dtype))
 
 
-@jax.jit
+@jit
 @jax.named_scope("svd")
 def svd(x: Float[Array, "n d"]) -> SVD:
     r"""Decompose a matrix into all its singular values and vectors.
@@ -151,7 +152,7 @@ def svd(x: Float[Array, "n d"]) -> SVD:
     return _full(dense_of("svd", x))
 
 
-@partial(jax.jit, static_argnames=("rank", "tol", "max_restarts"))
+@jit(static_argnames=("rank", "tol", "max_restarts"))
 @jax.named_scope("truncated_svd")
 def truncated_svd(
     x: Matrix,
@@ -213,7 +214,7 @@ def truncated_svd(
     return _truncated(products_of(x), key, *settings)
 
 
-@partial(jax.jit, static_argnames=("rank", "oversample", "power_iters"))
+@jit(static_argnames=("rank", "oversample", "power_iters"))
 @jax.named_scope("randomized_svd")
 def randomized_svd(
     key: AnyKey,
@@ -276,7 +277,7 @@ def randomized_svd(
     return _finished(*products.triplets(columns[:, :rank], s[:rank], vt[:rank]), finite)
 
 
-@partial(jax.jit, static_argnames=("rank",))
+@jit(static_argnames=("rank",))
 @jax.named_scope("low_rank")
 def low_rank(x: Float[Array, "n d"], *, rank: int) -> Float[Array, "n d"]:
     r"""Approximate a matrix by the nearest one of a lower rank.
@@ -314,7 +315,7 @@ def low_rank(x: Float[Array, "n d"], *, rank: int) -> Float[Array, "n d"]:
     return _nearest(x, rank)
 
 
-@jax.jit
+@jit
 @jax.named_scope("reconstruct")
 def reconstruct(factors: SVD) -> Float[Array, "n d"]:
     r"""Multiply a decomposition out.
@@ -368,7 +369,7 @@ def reconstruct_flops(*, n: int, r: int, d: int) -> int:
     return 2 * n * r * d + n * r
 
 
-@partial(jax.jit, static_argnames=("rank",))
+@jit(static_argnames=("rank",))
 @jax.named_scope("tail_error")
 def tail_error(s: Float[Array, " r"], *, rank: int) -> Float[Array, ""]:
     r"""Tell how far the best approximation of a rank is from the matrix.
@@ -403,7 +404,7 @@ def tail_error(s: Float[Array, " r"], *, rank: int) -> Float[Array, ""]:
     return jnp.linalg.norm(s[rank:]) if rank < len(s) else jnp.zeros((), s.dtype)
 
 
-@partial(jax.jit, static_argnames=("energy",))
+@jit(static_argnames=("energy",))
 @jax.named_scope("rank_for_energy")
 def rank_for_energy(s: Float[Array, " r"], *, energy: float = 0.95) -> Int[Array, ""]:
     r"""Count how many singular values hold a share of the energy.

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lintoolkit import _checks
+from lintoolkit._jit import jit
 from lintoolkit.checkpoint import restore, save
 
 PREEMPTED = 75  # exit status: saved and to be run again, sysexits.h's "temporary failure"
@@ -37,7 +38,7 @@ class Fit(NamedTuple):
     metrics: PyTree = None
 
 
-@partial(jax.jit, static_argnames=("loss_fn", "optimizer", "has_aux"))
+@jit(static_argnames=("loss_fn", "optimizer", "has_aux"))
 @jax.named_scope("fit")
 def fit(
     loss_fn: Callable[[PyTree, PyTree], Any],

@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 from jax.sharding import NamedSharding, PartitionSpec
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Integer, PyTree
 
 from lintoolkit import _checks, _gpt2
 from lintoolkit._files import write_tensors
 from lintoolkit._gpt2 import EPSILON
+from lintoolkit._jit import jit
 from lintoolkit.attention import (
     attention,
     init_multi_head,
@@ -117,7 +118,7 @@ class Pretrained(NamedTuple):
     config: GPTConfig
 
 
-@partial(jax.jit, static_argnames=("d_model", "heads", "depth", "dtype"))
+@jit(static_argnames=("d_model", "heads", "depth", "dtype"))
 @jax.named_scope("init_block")
 def init_block(
     key: AnyKey,
@@ -174,7 +175,7 @@ def init_block(
     }
 
 
-@partial(jax.jit, static_argnames=("heads", "causal"))
+@jit(static_argnames=("heads", "causal"))
 @jax.named_scope("block")
 def block(
     params: Mapping[str, PyTree],
@@ -232,7 +233,7 @@ def block_flops(*, t: int, d_model: int) -> int:
     return attending + mlp_flops(n=t, widths=widths, bias=False)
 
 
-@partial(jax.jit, static_argnames=("config", "dtype"))
+@jit(static_argnames=("config", "dtype"))
 @jax.named_scope("init_gpt")
 def init_gpt(
     key: AnyKey, config: GPTConfig, *, dtype: DTypeLike = jnp.float32
@@ -398,7 +399,7 @@ def gpt(
     return _gpt(params, tokens, config=config, remat=remat)
 
 
-@partial(jax.jit, static_argnames=("config", "remat"))
+@jit(static_argnames=("config", "remat"))
 @jax.named_scope("gpt")
 def _gpt(
     params: Mapping[str, PyTree], tokens: Array, *, config: GPTConfig, remat: bool
@@ -551,15 +552,15 @@ def generate(
     )
 
 
-@partial(jax.jit, static_argnames=("config", "steps", "top_k"))
+@jit(static_argnames=("config", "steps", "top_k"))
 @jax.named_scope("generate")
 def _generate(
     key: Array,
     params: Mapping[str, PyTree],
     prompt: Array,
     length: Array,
-    temperature: ArrayLike | None,
-    top_p: ArrayLike | None,
+    temperature: Array | float | None,
+    top_p: Array | float | None,
     *,
     config: GPTConfig,
     steps: int,
@@ -616,7 +617,7 @@ def _generate(
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), written)
 
 
-@partial(jax.jit, static_argnames=("top_k",))
+@jit(static_argnames=("top_k",))
 @jax.named_scope("truncate_logits")
 def truncate_logits(
     logits: Float[Array, "*batch v"],
@@ -759,7 +760,7 @@ def save_gpt2(
     )
 
 
-@partial(jax.jit, static_argnames=("config", "dtype"))
+@jit(static_argnames=("config", "dtype"))
 @jax.named_scope("init_vit")
 def init_vit(
     key: AnyKey, config: ViTConfig, *, dtype: DTypeLike = jnp.float32
@@ -812,7 +813,7 @@ def init_vit(
     }
 
 
-@partial(jax.jit, static_argnames=("config", "remat"))
+@jit(static_argnames=("config", "remat"))
 @jax.named_scope("vit")
 def vit(
     params: Mapping[str, PyTree],
@@ -947,7 +948,7 @@ def _check_tokens(function: str, tokens: Any, config: GPTConfig) -> None:
 
 
 def _check_params(function: str, params: PyTree, config: GPTConfig | ViTConfig) -> None:
-    init = init_gpt if isinstance(config, GPTConfig) else init_vit
+    init: Callable = init_gpt if isinstance(config, GPTConfig) else init_vit
     shapes = jax.eval_shape(lambda key: init(key, config), jax.random.key(0))
     wanted, got = _shapes(shapes), _shapes(params)
     for name in wanted | got:

@@ -72,7 +72,7 @@ def heads(*, seed: int, full: bool):
     d_k = d // h
     params = init_multi_head(jax.random.key(seed), d, h, dtype=jnp.float64)
     x = np.random.default_rng(seed).standard_normal((t, d))
-    ours = multi_head_attention(params, x, heads=h)
+    ours = multi_head_attention(params, jnp.asarray(x), heads=h)
     kernels = {name: np.asarray(layer["kernel"]) for name, layer in params.items()}
     per_head = [
         by_matrices(*(x @ kernels[name][:, i : i + d_k] for name in ("query", "key", "value")))
@@ -333,8 +333,8 @@ def sentence(*, seed: int, full: bool):
         "weights are the ledger's.",
     )
     yield figures.it_the_cat(tokens, weights)
-    keys, _ = np.linalg.qr(np.random.RandomState(0).randn(8, 8))
-    values = rng.standard_normal((8, 3))
+    keys = jnp.asarray(np.linalg.qr(np.random.RandomState(0).randn(8, 8))[0])
+    values = jnp.asarray(rng.standard_normal((8, 3)))
     look = lambda beta: attention(keys[2:3, None], keys[:, None], values[:, None], scale=beta)
     returns = lambda beta: bool(jnp.allclose(look(beta)[0, 0], values[2]))
     yield row(
@@ -377,7 +377,7 @@ def modalities(*, seed: int, full: bool):
         note="FLOP of the photograph's 256 tokens; the closed form leaves the softmax out.",
     )
     image, size = photograph("astronaut") / np.float32(255), 16
-    tokens = patches(image, size=size)
+    tokens = patches(jnp.asarray(image), size=size)
     tokens -= tokens.mean(axis=0)
     tokens /= jnp.linalg.norm(tokens, axis=1, keepdims=True)
     yield figures.look_alike(image, np.asarray(weigh(tokens, tokens, scale=12.0)), size=size)

@@ -266,7 +266,7 @@ def softmax(*, seed: int, full: bool):
         "jax.numpy.matmul",
     )
     draw = np.random.RandomState(0).randn
-    spread = {d: float(dot(draw(20_000, d), draw(20_000, d)).var()) for d in (16, 64, 256)}
+    spread = {d: float(dot(*jnp.asarray(draw(2, 20_000, d))).var()) for d in (16, 64, 256)}
     yield row(
         "need-sqrt-dk",
         {
@@ -281,9 +281,9 @@ def softmax(*, seed: int, full: bool):
     d, keys = 512, 64
     draw = np.random.RandomState(0).randn
     pairs = [(draw(keys, d), draw(d)) for _ in range(200)]
-    k, q = map(np.stack, zip(*pairs, strict=True))
+    ks, qs = map(np.stack, zip(*pairs, strict=True))
     # Queries longer by √d_k undo the division.
-    scaled, unscaled = saturation(q, k), saturation(q * d**0.5, k)
+    scaled, unscaled = saturation(qs, ks), saturation(qs * d**0.5, ks)
     yield row(
         "need-softmax-saturates",
         {

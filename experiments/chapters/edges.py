@@ -206,7 +206,7 @@ def winograd(tile, taps):
 def first_features(*, seed: int, full: bool):
     """What small pieces of photographs are made of, and what a trained first layer looks at."""
     side = 8
-    windows = np.asarray(im2col(photograph("camera")[None], size=side))
+    windows = np.asarray(im2col(jnp.asarray(photograph("camera"))[None], size=side))
     across = photograph("camera").shape[1] - side + 1
     pieces = (
         windows.reshape(side**2, -1, across)[:, ::4, ::4].reshape(side**2, -1).astype(float)

@@ -122,7 +122,8 @@ def operations(*, seed: int, full: bool):
     )
     generator = np.random.default_rng(seed)
     params = init_multi_head(jax.random.key(seed), 16, 4, dtype=jnp.float64)
-    x, order = generator.standard_normal((6, 16)), generator.permutation(6)
+    x = jnp.asarray(generator.standard_normal((6, 16)))
+    order = generator.permutation(6)
     attend = lambda x: multi_head_attention(params, x, heads=4)
     scale = {"scale": jnp.ones(16), "bias": jnp.zeros(16)}
     yield row(
