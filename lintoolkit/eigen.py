@@ -302,8 +302,8 @@ def _product(
 
 
 def pagerank(
-    sources: Integer[Array, " edges"],
-    targets: Integer[Array, " edges"],
+    sources: Integer[Array, " edges"] | Integer[np.ndarray, " edges"],
+    targets: Integer[Array, " edges"] | Integer[np.ndarray, " edges"],
     n: int,
     *,
     damping: Float[Array, ""] | float = 0.85,
@@ -317,7 +317,7 @@ def pagerank(
     all equally likely, and else jumps to a node drawn from $p$. From a dangling node, without
     links, the surfer always jumps to a node drawn from $p$. An edge listed k times is k links
     (networkx's MultiDiGraph). An iteration shrinks the distance to $x$ by $d$ at least, so the
-    result is known to be within ``tol`` of it, rounding apart.
+    result is known to be within ``tol`` of it, but for rounding, some eps / (1 - d).
 
     Args:
         sources: The node that each edge leaves, from 0 to n - 1.
@@ -377,8 +377,8 @@ def pagerank(
         )
     _check_loop("pagerank", tol, max_iters)
     return _pagerank(
-        sources,
-        targets,
+        jnp.asarray(sources),
+        jnp.asarray(targets),
         n,
         damping,
         personalization,
@@ -452,21 +452,26 @@ def _converge(
     max_iters: Array,
 ) -> tuple[Array, Array, Array]:
     # Iterate x = onwards(x) + b, which shrinks distances to d times themselves at most: what
-    # is missing is then at most d / (1 - d) times the last change.
+    # is missing is then at most d / (1 - d) times the last change. Changes of rounding's size
+    # that no longer shrink are a cycle around x: a step rounds by some eps, and shrinks what
+    # is wrong by 1 - d of it, so that eps / (1 - d) may stay.
     enough = tol * size(b)
+    rounding = 4 * jnp.finfo(b.dtype).eps * size(b) / (1 - d) ** 2
 
-    def going_on(state: tuple[Array, Array, Array]) -> Array:
-        _, change, i = state
-        return (d * change > enough) & (i < max_iters)
+    def going_on(state: tuple[Array, Array, Array, Array]) -> Array:
+        _, change, before, i = state
+        cycles = (change >= before) & (d * change <= rounding)
+        return (d * change > enough) & ~cycles & (i < max_iters)
 
-    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        x, _, i = state
+    def step(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        x, change, _, i = state
         following = onwards(x) + b
-        return following, size(following - x), i + 1
+        return following, size(following - x), change, i + 1
 
-    start = b / (1 - d), jnp.zeros((), b.dtype), jnp.zeros((), jnp.int32)
-    x, change, i = jax.lax.while_loop(going_on, step, step(start))
-    return x, i, d * change <= enough
+    far = jnp.full((), jnp.inf, b.dtype)
+    start = b / (1 - d), far, far, jnp.zeros((), jnp.int32)
+    x, change, _, i = jax.lax.while_loop(going_on, step, step(start))
+    return x, i, d * change <= jnp.maximum(enough, rounding)
 
 
 def _surf(graph: tuple[Array, ...], d: Array, p: Array, x: Array) -> Array:
@@ -524,7 +529,7 @@ def _sort_pairs(major: Array, minor: Array) -> tuple[Array, Array]:
         return major, (pairs & jnp.uint64(2**32 - 1)).astype(jnp.int32)
 
 
-def _known(x: Array | float) -> bool:
+def _known(x: Array | np.ndarray | float) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
@@ -538,8 +543,9 @@ def _are_nodes(ids: Array | np.ndarray, n: int) -> Array | np.bool:
     return ((ids >= 0) & (ids < n)).all()
 
 
-def _check_nodes(name: str, ids: Array, n: int) -> None:
-    if not isinstance(ids, jax.Array) or not jnp.issubdtype(ids.dtype, jnp.integer):
+def _check_nodes(name: str, ids: Array | np.ndarray, n: int) -> None:
+    whole = isinstance(ids, jax.Array | np.ndarray) and jnp.issubdtype(ids.dtype, jnp.integer)
+    if not whole:
         got = getattr(ids, "dtype", type(ids).__name__)
         raise TypeError(
             f"pagerank: {name} must be an integer array of node numbers, got {got}."

@@ -87,7 +87,7 @@ def init(
         rank: r, at most the rank of the leaf.
         where: Which leaves: a regular expression to find in the path, several, each of which
             must be found somewhere, or a function of path and leaf. Vectors and integers that
-            match are left out.
+            match are left out; flax's biases of heads have two axes: "attention.*kernel".
         layout: One of b, i, o for each axis, see `LowRank`; what `layouts` returns. "i o" if
             None, for matrices.
         alpha: The scale is alpha / r; 1 if None.

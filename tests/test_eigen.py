@@ -202,6 +202,20 @@ def test_the_order_of_edges_and_the_names_of_nodes_do_not_matter(rng):
     assert differs(pagerank(targets, sources, n, tol=1e-12).scores * n, scores * n)  # control
 
 
+@pytest.mark.parametrize("damping", [0.85, 0.99, 0.999])
+def test_pagerank_ends_where_rounding_goes_in_circles(damping):
+    # In float32 the iterates of this graph come back to the one before the last, for good.
+    edges = np.array([(0, 1), (2, 1), (3, 1), (1, 0), (1, 2)])
+    ones = jnp.ones(4, jnp.float32)
+    limits = {"damping": damping, "max_iters": 20_000}
+    found = pagerank(*edges.T, 4, personalization=ones, **limits)
+    exact = pagerank(*edges.T, 4, personalization=ones.astype(float), tol=1e-12, **limits)
+    assert found.ok
+    eps = np.finfo(np.float32).eps
+    assert np.abs(np.asarray(found.scores) - exact.scores).sum() <= 4 * eps / (1 - damping)
+    assert not pagerank(*edges.T, 4, personalization=ones, damping=damping, max_iters=9).ok
+
+
 def test_what_nobody_links_to_gets_the_jumps_alone():
     sources, targets = jnp.array([0, 1, 3]), jnp.array([1, 2, 0])  # node 2 dangles, 3 is unseen
     p = jnp.array([0.1, 0.2, 0.3, 0.4])

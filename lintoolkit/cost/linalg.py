@@ -183,7 +183,8 @@ _registered: list[tuple[re.Pattern[str], Rule]] = []
 def register_custom_call(pattern: str, rule: Rule) -> None:
     r"""Say what custom calls whose target matches a pattern cost.
 
-    Rules registered later come first, before the built-in ones.
+    A cost lists calls without a rule under `uncounted`, as "custom-call" and the target's
+    name. Rules registered later come first, before the built-in ones.
 
     Args:
         pattern: A regular expression for the whole target name; a plain name is one too.
