@@ -207,12 +207,13 @@ def test_pagerank_ends_where_rounding_goes_in_circles(damping):
     # In float32 the iterates of this graph come back to the one before the last, for good.
     edges = np.array([(0, 1), (2, 1), (3, 1), (1, 0), (1, 2)])
     ones = jnp.ones(4, jnp.float32)
-    limits = {"damping": damping, "max_iters": 20_000}
+    limits = {"damping": damping, "max_iters": 50_000}
     found = pagerank(*edges.T, 4, personalization=ones, **limits)
     exact = pagerank(*edges.T, 4, personalization=ones.astype(float), tol=1e-12, **limits)
     assert found.ok
     eps = np.finfo(np.float32).eps
-    assert np.abs(np.asarray(found.scores) - exact.scores).sum() <= 4 * eps / (1 - damping)
+    apart = np.asarray(found.scores) - np.asarray(exact.scores)
+    assert np.abs(apart).sum() <= 4 * eps / (1 - damping)
     assert not pagerank(*edges.T, 4, personalization=ones, damping=damping, max_iters=9).ok
 
 
