@@ -3,13 +3,44 @@
 The messages name the function, the argument, what was expected, what came, and what to do.
 """
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+
+
+class _Undecided(ValueError):
+    """Arrays are split over an explicit mesh axis, and where a result of them lies is open."""
+
+    def __init__(self, function: str, asked: str):
+        super().__init__(
+            f"{function}: an array is split over an axis of an explicit mesh in a way that "
+            f"leaves open where what comes of it lies ({asked}). Gather it, jax.reshard(x, "
+            f"jax.P()), or let the compiler choose, jax.sharding.auto_axes({function}, "
+            "out_sharding=jax.P())(...)."
+        )
+        self.asked = asked
+
+
+@contextmanager
+def scope(function: str) -> Iterator[None]:
+    """`jax.named_scope`, in whose name what an explicit mesh refuses inside is refused."""
+    try:
+        with jax.named_scope(function):
+            yield
+    except _Undecided as error:  # of a function that this one calls
+        raise _Undecided(function, error.asked) from None
+    except Exception as error:
+        if type(error).__name__ != "ShardingTypeError":  # which has no public address
+            raise
+        raise _Undecided(
+            function, textwrap.shorten(str(error), 120, placeholder=" ...")
+        ) from None
 
 
 def arrays(function: str, **arguments: Any) -> None:

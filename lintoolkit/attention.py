@@ -62,7 +62,7 @@ def _prepared(*, length_axis: int) -> Callable[[_Same], _Same]:
 
 @_prepared(length_axis=-3)
 @jit(static_argnames=_STATIC)
-@jax.named_scope("attention_weights")
+@_checks.scope("attention_weights")
 def attention_weights(
     q: Float[Array, "*batch t h d_k"],
     k: Float[Array, "*batch s n d_k"],
@@ -140,7 +140,7 @@ def attention_weights(
 
 @_prepared(length_axis=-3)
 @jit(static_argnames=_STATIC)
-@jax.named_scope("attention")
+@_checks.scope("attention")
 def attention(
     q: Float[Array, "*batch t h d_k"],
     k: Float[Array, "*batch s n d_k"],
@@ -263,7 +263,7 @@ def attention_flops(
 
 
 @jit(static_argnames=("base",))
-@jax.named_scope("rope")
+@_checks.scope("rope")
 def rope(
     x: Float[Array, "*batch t h d"],
     positions: Integer[Array, "*#batch t"] | None = None,
@@ -321,7 +321,7 @@ def rope(
 
 
 @jit(static_argnames=("d_model", "heads", "kv_heads", "bias", "dtype"))
-@jax.named_scope("init_multi_head")
+@_checks.scope("init_multi_head")
 def init_multi_head(
     key: AnyKey,
     d_model: int,
@@ -381,7 +381,7 @@ def init_multi_head(
 
 @_prepared(length_axis=-2)
 @jit(static_argnames=("heads", "rope_base", *_STATIC))
-@jax.named_scope("multi_head_attention")
+@_checks.scope("multi_head_attention")
 def multi_head_attention(
     params: Mapping[str, Mapping[str, Float[Array, "..."]]],
     x: Float[Array, "*batch t d_model"],

@@ -112,7 +112,7 @@ def power_iteration(
 
 
 @jit(static_argnames=("tol", "max_iters"))
-@jax.named_scope("power_iteration")
+@_checks.scope("power_iteration")
 def _power_iteration(
     start: Array, matrix: Array | BCOO | BCSR | Callable, *, tol: float, max_iters: int
 ) -> Eigenpair:
@@ -152,7 +152,7 @@ def _power_iteration(
 
 
 @jit(static_argnames=("rank", "tol", "max_restarts"))
-@jax.named_scope("top_eigh")
+@_checks.scope("top_eigh")
 def top_eigh(
     x: Float[Array, "n n"] | BCOO | BCSR | LinearOperator,
     *,
@@ -388,7 +388,7 @@ def pagerank(
 
 
 @jit(static_argnames=("n",))
-@jax.named_scope("pagerank")
+@_checks.scope("pagerank")
 def _pagerank(
     sources: Array,
     targets: Array,

@@ -116,7 +116,7 @@ def als(
         Filtering for the Netflix Prize (2008), section 3.
     """
     entries = _checked("als", key, users, items, ratings, shape, rank, l2, iterations)
-    with jax.named_scope("als"):
+    with _checks.scope("als"):
         return _alternate(
             key,
             *entries,
@@ -193,7 +193,7 @@ def implicit_als(
         )
     if _known(alpha) and not 0 <= alpha < np.inf:
         raise ValueError(f"{function}: alpha must be finite and at least 0, got {alpha}.")
-    with jax.named_scope(function):
+    with _checks.scope(function):
         return _alternate(
             key,
             *entries,
@@ -207,7 +207,7 @@ def implicit_als(
 
 
 @jit
-@jax.named_scope("predict_rating")
+@_checks.scope("predict_rating")
 def predict_rating(
     model: Recommender,
     users: Integer[Array, "*#batch"] | int,
@@ -271,7 +271,7 @@ def predict_rating_flops(*, pairs: int, rank: int) -> int:
 
 
 @jit(static_argnames=("k",))
-@jax.named_scope("recommend")
+@_checks.scope("recommend")
 def recommend(
     model: Recommender,
     users: Integer[Array, "*batch"] | int,

@@ -28,7 +28,7 @@ Margins = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, righ
 
 
 @jit(static_argnames=("d_in", "d_out", "bias", "dtype"))
-@jax.named_scope("init_dense")
+@_checks.scope("init_dense")
 def init_dense(
     key: AnyKey, d_in: int, d_out: int, *, bias: bool = True, dtype: DTypeLike = jnp.float32
 ) -> dict[str, Float[Array, "..."]]:
@@ -72,7 +72,7 @@ def init_dense(
 
 
 @jit
-@jax.named_scope("dense")
+@_checks.scope("dense")
 def dense(
     params: Mapping[str, Float[Array, "..."]], x: Float[Array, "*batch d_in"]
 ) -> Float[Array, "*batch d_out"]:
@@ -142,7 +142,7 @@ def dense_flops(*, n: int, d_in: int, d_out: int, bias: bool = True) -> int:
 
 
 @jit(static_argnames=("widths", "bias", "dtype"))
-@jax.named_scope("init_mlp")
+@_checks.scope("init_mlp")
 def init_mlp(
     key: AnyKey, widths: tuple[int, ...], *, bias: bool = True, dtype: DTypeLike = jnp.float32
 ) -> tuple[dict[str, Float[Array, "..."]], ...]:
@@ -185,7 +185,7 @@ def init_mlp(
 
 
 @jit(static_argnames=("activation",))
-@jax.named_scope("mlp")
+@_checks.scope("mlp")
 def mlp(
     params: Sequence[Mapping[str, Float[Array, "..."]]],
     x: Float[Array, "*batch d_in"],
@@ -250,7 +250,7 @@ def mlp_flops(*, n: int, widths: Sequence[int], bias: bool = True) -> int:
 
 
 @jit(static_argnames=("epsilon",))
-@jax.named_scope("layer_norm")
+@_checks.scope("layer_norm")
 def layer_norm(
     params: Mapping[str, Float[Array, " d"]],
     x: Float[Array, "*batch d"],
@@ -296,7 +296,7 @@ def layer_norm(
 
 
 @jit(static_argnames=("epsilon",))
-@jax.named_scope("rms_norm")
+@_checks.scope("rms_norm")
 def rms_norm(
     params: Mapping[str, Float[Array, " d"]],
     x: Float[Array, "*batch d"],
@@ -353,7 +353,7 @@ def _check_norm(function: str, params: Mapping[str, Array], x: Array, *, optiona
 
 
 @jit
-@jax.named_scope("embed")
+@_checks.scope("embed")
 def embed(
     params: Mapping[str, Float[Array, "v d"]], ids: Integer[Array, "*batch"]
 ) -> Float[Array, "*batch d"]:
@@ -397,7 +397,7 @@ def embed(
 
 
 @jit(static_argnames=("size",))
-@jax.named_scope("patches")
+@_checks.scope("patches")
 def patches(image: Shaped[Array, "h w *c"], *, size: int) -> Shaped[Array, "n p"]:
     """Cut an image into square patches, one a row.
 
@@ -444,7 +444,7 @@ def patches(image: Shaped[Array, "h w *c"], *, size: int) -> Shaped[Array, "n p"
 
 
 @jit(static_argnames=("size", "hop"))
-@jax.named_scope("frames")
+@_checks.scope("frames")
 def frames(signal: Shaped[Array, " t"], *, size: int, hop: int) -> Shaped[Array, "n size"]:
     """Cut a signal into overlapping frames, one a row.
 
@@ -493,7 +493,7 @@ def frames(signal: Shaped[Array, " t"], *, size: int, hop: int) -> Shaped[Array,
 
 
 @jit(static_argnames=("size", "hop"))
-@jax.named_scope("spectrogram")
+@_checks.scope("spectrogram")
 def spectrogram(signal: Float[Array, " t"], *, size: int, hop: int) -> Float[Array, "f n"]:
     r"""Turn a signal into a matrix of magnitudes, frequency by time.
 
@@ -535,7 +535,7 @@ def spectrogram(signal: Float[Array, " t"], *, size: int, hop: int) -> Float[Arr
 
 
 @jit(static_argnames=("size", "strides", "padding", "dilation"))
-@jax.named_scope("im2col")
+@_checks.scope("im2col")
 def im2col(
     x: Shaped[Array, "c h w"],
     *,
@@ -600,7 +600,7 @@ def im2col(
 
 
 @jit(static_argnames=("strides", "padding", "dilation"))
-@jax.named_scope("conv2d")
+@_checks.scope("conv2d")
 def conv2d(
     x: Float[Array, "n h w c_in"],
     kernel: Float[Array, "kh kw c_in c_out"],
@@ -761,7 +761,7 @@ def _pair(
 
 
 @jit(static_argnames=("t", "d", "dtype"))
-@jax.named_scope("sinusoidal_positions")
+@_checks.scope("sinusoidal_positions")
 def sinusoidal_positions(
     t: int, d: int, *, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "{t} {d}"]:

@@ -58,7 +58,7 @@ Ranks = int | Mapping[str, int] | Callable[[str], int]
 Numbers = float | int | Mapping[str, float | int] | Callable[[str], float | int]
 
 
-@jax.named_scope("init")
+@_checks.scope("init")
 def init(
     key: AnyKey,
     params: PyTree,
@@ -168,7 +168,7 @@ def parameters(*, d_in: int, d_out: int, r: int) -> int:
     return r * (d_in + d_out)
 
 
-@jax.named_scope("merge")
+@_checks.scope("merge")
 def merge(
     params: PyTree, adapters: Mapping[str, LowRank], *, scale: float | int | Array = 1.0
 ) -> PyTree:
@@ -392,7 +392,7 @@ def layouts(
     }
 
 
-@jax.named_scope("extract")
+@_checks.scope("extract")
 def extract(
     base: PyTree,
     tuned: PyTree,
@@ -494,7 +494,7 @@ def residual(base: PyTree, tuned: PyTree, adapters: Mapping[str, LowRank]) -> di
     return errors
 
 
-@jax.named_scope("pissa")
+@_checks.scope("pissa")
 def pissa(
     params: PyTree,
     rank: Ranks,
@@ -542,7 +542,7 @@ def pissa(
     return tree.unflatten(leaves.values()), adapters
 
 
-@jax.named_scope("combine")
+@_checks.scope("combine")
 def combine(
     adapters: Sequence[Mapping[str, LowRank]],
     weights: Sequence[float | int | Array],
@@ -605,7 +605,7 @@ def combine(
     return combined
 
 
-@jax.named_scope("resize")
+@_checks.scope("resize")
 def resize(
     adapters: Mapping[str, LowRank],
     *,
@@ -644,7 +644,7 @@ def resize(
     return combine([adapters], [1.0], rank=rank, energy=energy)
 
 
-@jax.named_scope("fold")
+@_checks.scope("fold")
 def fold(adapters: Mapping[str, LowRank]) -> dict[str, LowRank]:
     r"""Put the scale into B.
 

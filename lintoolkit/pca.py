@@ -132,7 +132,7 @@ def fit_pca(
 
 
 @jit
-@jax.named_scope("explained_variance_ratio")
+@_checks.scope("explained_variance_ratio")
 def explained_variance_ratio(pca: PCA) -> Float[Array, " r"]:
     r"""Tell what share of all variance lies along each component.
 
@@ -164,7 +164,7 @@ def explained_variance_ratio(pca: PCA) -> Float[Array, " r"]:
 
 
 @jit(static_argnames=("whiten",))
-@jax.named_scope("pca_encode")
+@_checks.scope("pca_encode")
 def pca_encode(
     pca: PCA, x: Float[Array, "*batch d"], *, whiten: bool = False
 ) -> Float[Array, "*batch r"]:
@@ -226,7 +226,7 @@ def pca_encode_flops(*, n: int, d: int, r: int) -> int:
 
 
 @jit(static_argnames=("whiten",))
-@jax.named_scope("pca_decode")
+@_checks.scope("pca_decode")
 def pca_decode(
     pca: PCA, codes: Float[Array, "*batch r"], *, whiten: bool = False
 ) -> Float[Array, "*batch d"]:
@@ -287,7 +287,7 @@ def pca_decode_flops(*, n: int, d: int, r: int) -> int:
 
 
 @jit
-@jax.named_scope("moments")
+@_checks.scope("moments")
 def moments(x: Float[Array, "n d"], *, where: Bool[Array, " n"] | None = None) -> Moments:
     r"""Count rows, and find their mean and scatter: all that principal components need.
 
@@ -327,7 +327,7 @@ def moments(x: Float[Array, "n d"], *, where: Bool[Array, " n"] | None = None) -
 
 
 @jit
-@jax.named_scope("merge_moments")
+@_checks.scope("merge_moments")
 def merge_moments(a: Moments, b: Moments) -> Moments:
     r"""Join the moments of two sets of rows into those of their union.
 
@@ -369,7 +369,7 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
 
 
 @jit(static_argnames=("rank",))
-@jax.named_scope("pca_of_moments")
+@_checks.scope("pca_of_moments")
 def pca_of_moments(state: Moments, *, rank: int) -> PCA:
     r"""Find the principal components of rows that are known by their moments alone.
 
@@ -483,7 +483,7 @@ def fit_pca_stream(
 
 
 @jit(static_argnames=("rank", "solver"))
-@jax.named_scope("fit_pca")
+@_checks.scope("fit_pca")
 def _fit(x: Any, where: Array | None, key: Array | None, rank: int, solver: Solver) -> PCA:
     return (_components if isinstance(x, sparse.BCOO) else _fit_dense)(
         x, where, key, rank, solver

@@ -30,7 +30,7 @@ export.register_namedtuple_serialization(
 
 
 @jit
-@jax.named_scope("normal_equation")
+@_checks.scope("normal_equation")
 def normal_equation(
     x: Float[Array, "n d"], y: Float[Array, " n"] | Float[Array, "n k"]
 ) -> Coefficients:
@@ -93,7 +93,7 @@ def normal_equation_flops(*, n: int, d: int, k: int = 1) -> int:
 
 
 @jit
-@jax.named_scope("least_squares")
+@_checks.scope("least_squares")
 def least_squares(
     x: Float[Array, "n d"], y: Float[Array, " n"] | Float[Array, "n k"]
 ) -> Coefficients:
@@ -148,7 +148,7 @@ def least_squares_flops(*, n: int, d: int, k: int = 1) -> int:
 
 
 @jit
-@jax.named_scope("ridge")
+@_checks.scope("ridge")
 def ridge(
     x: Float[Array, "n d"],
     y: Float[Array, " n"] | Float[Array, "n k"],

@@ -26,7 +26,7 @@ export.register_namedtuple_serialization(TopK, serialized_name="lintoolkit.simil
 
 
 @jit
-@jax.named_scope("dot")
+@_checks.scope("dot")
 def dot(a: Float[Array, "*#batch d"], b: Float[Array, "*#batch d"]) -> Float[Array, "*batch"]:
     r"""Multiply two vectors entry by entry and add up.
 
@@ -73,7 +73,7 @@ def dot_flops(*, n: int, d: int) -> int:
 
 
 @jit
-@jax.named_scope("cosine_similarity")
+@_checks.scope("cosine_similarity")
 def cosine_similarity(
     a: Float[Array, "*#batch d"], b: Float[Array, "*#batch d"]
 ) -> Float[Array, "*batch"]:
@@ -110,7 +110,7 @@ def cosine_similarity(
 
 
 @jit(static_argnames=("k", "measure"))
-@jax.named_scope("top_k")
+@_checks.scope("top_k")
 def top_k(
     query: Float[Array, "*batch d"],
     items: Float[Array, "n d"],
@@ -160,7 +160,7 @@ def top_k(
 
 
 @jit(static_argnames=("k",))
-@jax.named_scope("analogy")
+@_checks.scope("analogy")
 def analogy(
     table: Float[Array, "n d"],
     a: Integer[Array, ""] | int,

@@ -118,7 +118,7 @@ def linear_operator(
 
 
 @jit
-@jax.named_scope("svd")
+@_checks.scope("svd")
 def svd(x: Float[Array, "n d"]) -> SVD:
     r"""Decompose a matrix into all its singular values and vectors.
 
@@ -153,7 +153,7 @@ def svd(x: Float[Array, "n d"]) -> SVD:
 
 
 @jit(static_argnames=("rank", "tol", "max_restarts"))
-@jax.named_scope("truncated_svd")
+@_checks.scope("truncated_svd")
 def truncated_svd(
     x: Matrix,
     *,
@@ -215,7 +215,7 @@ def truncated_svd(
 
 
 @jit(static_argnames=("rank", "oversample", "power_iters"))
-@jax.named_scope("randomized_svd")
+@_checks.scope("randomized_svd")
 def randomized_svd(
     key: AnyKey,
     x: Matrix,
@@ -278,7 +278,7 @@ def randomized_svd(
 
 
 @jit(static_argnames=("rank",))
-@jax.named_scope("low_rank")
+@_checks.scope("low_rank")
 def low_rank(x: Float[Array, "n d"], *, rank: int) -> Float[Array, "n d"]:
     r"""Approximate a matrix by the nearest one of a lower rank.
 
@@ -316,7 +316,7 @@ def low_rank(x: Float[Array, "n d"], *, rank: int) -> Float[Array, "n d"]:
 
 
 @jit
-@jax.named_scope("reconstruct")
+@_checks.scope("reconstruct")
 def reconstruct(factors: SVD) -> Float[Array, "n d"]:
     r"""Multiply a decomposition out.
 
@@ -370,7 +370,7 @@ def reconstruct_flops(*, n: int, r: int, d: int) -> int:
 
 
 @jit(static_argnames=("rank",))
-@jax.named_scope("tail_error")
+@_checks.scope("tail_error")
 def tail_error(s: Float[Array, " r"], *, rank: int) -> Float[Array, ""]:
     r"""Tell how far the best approximation of a rank is from the matrix.
 
@@ -405,7 +405,7 @@ def tail_error(s: Float[Array, " r"], *, rank: int) -> Float[Array, ""]:
 
 
 @jit(static_argnames=("energy",))
-@jax.named_scope("rank_for_energy")
+@_checks.scope("rank_for_energy")
 def rank_for_energy(s: Float[Array, " r"], *, energy: float = 0.95) -> Int[Array, ""]:
     r"""Count how many singular values hold a share of the energy.
 

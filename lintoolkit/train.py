@@ -39,7 +39,7 @@ class Fit(NamedTuple):
 
 
 @jit(static_argnames=("loss_fn", "optimizer", "has_aux"))
-@jax.named_scope("fit")
+@_checks.scope("fit")
 def fit(
     loss_fn: Callable[[PyTree, PyTree], Any],
     params: PyTree,
@@ -104,6 +104,12 @@ def fit(
             f"got {shapes or 'no array'}; one batch is used n times as "
             "jnp.broadcast_to(x, (n, *x.shape))."
         )
+    for name, x in leaves.items():
+        if any(jax.typeof(x).sharding.spec[:1]):
+            raise ValueError(
+                f"fit: {name} is split along the steps, which are taken one by one; split the "
+                "examples of each, jax.P(None, 'data')."
+            )
 
     def scalar_loss(params: PyTree, batch: PyTree) -> tuple[Array, PyTree]:
         out = loss_fn(params, batch)

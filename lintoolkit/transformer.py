@@ -119,7 +119,7 @@ class Pretrained(NamedTuple):
 
 
 @jit(static_argnames=("d_model", "heads", "depth", "dtype"))
-@jax.named_scope("init_block")
+@_checks.scope("init_block")
 def init_block(
     key: AnyKey,
     d_model: int,
@@ -176,7 +176,7 @@ def init_block(
 
 
 @jit(static_argnames=("heads", "causal"))
-@jax.named_scope("block")
+@_checks.scope("block")
 def block(
     params: Mapping[str, PyTree],
     x: Float[Array, "*batch t d_model"],
@@ -234,7 +234,7 @@ def block_flops(*, t: int, d_model: int) -> int:
 
 
 @jit(static_argnames=("config", "dtype"))
-@jax.named_scope("init_gpt")
+@_checks.scope("init_gpt")
 def init_gpt(
     key: AnyKey, config: GPTConfig, *, dtype: DTypeLike = jnp.float32
 ) -> dict[str, PyTree]:
@@ -400,7 +400,7 @@ def gpt(
 
 
 @jit(static_argnames=("config", "remat"))
-@jax.named_scope("gpt")
+@_checks.scope("gpt")
 def _gpt(
     params: Mapping[str, PyTree], tokens: Array, *, config: GPTConfig, remat: bool
 ) -> Array:
@@ -553,7 +553,7 @@ def generate(
 
 
 @jit(static_argnames=("config", "steps", "top_k"))
-@jax.named_scope("generate")
+@_checks.scope("generate")
 def _generate(
     key: Array,
     params: Mapping[str, PyTree],
@@ -618,7 +618,7 @@ def _generate(
 
 
 @jit(static_argnames=("top_k",))
-@jax.named_scope("truncate_logits")
+@_checks.scope("truncate_logits")
 def truncate_logits(
     logits: Float[Array, "*batch v"],
     *,
@@ -761,7 +761,7 @@ def save_gpt2(
 
 
 @jit(static_argnames=("config", "dtype"))
-@jax.named_scope("init_vit")
+@_checks.scope("init_vit")
 def init_vit(
     key: AnyKey, config: ViTConfig, *, dtype: DTypeLike = jnp.float32
 ) -> dict[str, PyTree]:
@@ -814,7 +814,7 @@ def init_vit(
 
 
 @jit(static_argnames=("config", "remat"))
-@jax.named_scope("vit")
+@_checks.scope("vit")
 def vit(
     params: Mapping[str, PyTree],
     image: Float[Array, "h w c"],

@@ -1,13 +1,21 @@
 """One table of every public function, and what must hold for each row of it."""
 
 import inspect
+import json
+import os
 import re
+import subprocess
+import sys
+import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -482,7 +490,7 @@ TABLE = {
     ),
     "eigen.pagerank": Case(
         # As near as the dtype goes, for the differences' sake.
-        fn=lambda sources, targets, p, d: eigen.pagerank(
+        fn=lambda p, d, sources, targets: eigen.pagerank(
             sources,
             targets,
             5,
@@ -491,10 +499,10 @@ TABLE = {
             tol=1000 * float(jnp.finfo(p.dtype).eps),
         ),
         make=lambda array: (
-            jnp.array([0, 1, 1, 3, 4, 4, 4]),
-            jnp.array([2, 0, 3, 3, 1, 0, 0]),
             jnp.exp(array(5)),
             jax.nn.sigmoid(array()),
+            jnp.array([0, 1, 1, 3, 4, 4, 4]),
+            jnp.array([2, 0, 3, 3, 1, 0, 0]),
         ),
     ),
     "factorize.als": Case(
@@ -600,6 +608,28 @@ TABLE = {
     ),
 }
 
+CALLS = 15  # of each exported function
+
+# Split by rows over an explicit mesh, these say what to do; over any other they just work.
+UNDECIDED = {
+    "factorises a matrix as a whole": """
+        svd.svd svd.truncated_svd svd.randomized_svd svd.low_rank eigen.top_eigh
+        pca.pca_of_moments regression.least_squares regression.ridge lora.extract lora.pissa
+        lora.combine lora.resize
+        """,
+    "sums or multiplies rows with rows": """
+        attention.attention attention.multi_head_attention transformer.block transformer.vit
+        pca.merge_moments eigen.power_iteration regression.normal_equation
+        """,
+    "looks rows up, cuts or sorts them": """
+        layers.embed layers.frames layers.spectrogram transformer.gpt transformer.generate
+        svd.tail_error svd.rank_for_energy similarity.top_k similarity.analogy eigen.pagerank
+        factorize.als factorize.implicit_als factorize.predict_rating factorize.recommend
+        """,
+    "folds rows into another axis": "layers.patches layers.im2col layers.conv2d",
+    "takes rows one by one": "train.fit",
+}
+
 every_function = pytest.mark.parametrize("name", TABLE)
 with_formula = [name for name, case in TABLE.items() if case.formula]
 
@@ -658,12 +688,39 @@ def test_every_public_function_is_jitted_and_named(module, rng):
             assert re.search(rf"\b{name}/", text), row
 
 
+COMPILED: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: COMPILED.append(event) if "backend_compile" in event else None
+)
+
+
+def assert_identical(actual, expected):
+    """Trees alike to the bit, NaN where NaN is."""
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @every_function
-def test_jit_is_eager(name, rng):
+def test_jit_is_eager_and_compiles_once_for_every_thread(name, rng):
     fn, args = TABLE[name].at(rng)
     with jax.disable_jit():
         eager = fn(*args)
-    assert_same(fn(*args), eager)
+    first = jax.block_until_ready(fn(*args))
+    assert_same(first, eager)
+    COMPILED.clear()
+    with ThreadPoolExecutor(16) as threads:
+        again = list(threads.map(lambda _: fn(*args), range(32)))
+    assert not COMPILED
+    for result in again:
+        assert_identical(result, first)
+
+
+def test_what_is_compiled_anew_is_seen():
+    fresh = lambda: jax.jit(lambda x: x + 1)(jnp.ones(3))
+    fresh()
+    COMPILED.clear()
+    fresh()  # control: another function each time
+    assert COMPILED
 
 
 @pytest.mark.parametrize("name", [name for name, case in TABLE.items() if case.batched])
@@ -709,7 +766,14 @@ def test_exports_to_every_platform(name, rng):
     exported = jax.export.export(jax.jit(fn), platforms=("cpu", "cuda", "tpu"))(*args)
     loaded = jax.export.deserialize(exported.serialize())
     assert loaded.platforms == ("cpu", "cuda", "tpu")
-    assert_same(loaded.call(*args), fn(*args))
+    call = jax.jit(loaded.call)
+    for _ in range(CALLS):
+        assert_same(call(*args), fn(*args))
+        _, args = TABLE[name].at(rng, dtype="float32")
+
+
+def test_a_thousand_exported_calls_are_compared():
+    assert CALLS * len(TABLE) >= 1000
 
 
 @pytest.mark.parametrize("size", [0, 1])
@@ -720,3 +784,80 @@ def test_formula_is_what_the_program_counts(name, size, rng):
     priced = cost(fn, *args).lowered
     counted = sum(getattr(priced, name) for name in case.counted.split(" + "))
     assert counted == case.formula(**case.dims[size])
+
+
+def split_by_rows(args, kind):
+    """Arguments on a mesh, each row of the data and of what is as long on a device of its own.
+
+    The data are the last argument that has rows, for parameters come first; within others
+    nothing is split.
+    """
+    data = [arg for arg in args if any(leaf.ndim for leaf in jax.tree.leaves(arg))][-1]
+    rows = next(leaf.shape[0] for leaf in jax.tree.leaves(data) if leaf.ndim)
+    mesh = jax.make_mesh((rows,), ("rows",), (kind,), devices=jax.devices()[:rows])
+
+    def place(leaf, *, split):
+        where = jax.P("rows") if split and leaf.ndim and leaf.shape[0] == rows else jax.P()
+        return jax.device_put(leaf, jax.NamedSharding(mesh, where))
+
+    splits = [arg is data or isinstance(arg, jax.Array) for arg in args]
+    return mesh, [
+        jax.tree.map(partial(place, split=split), arg)
+        for arg, split in zip(args, splits, strict=True)
+    ]
+
+
+def outcome(fn, placed, mesh, expected):
+    """The name of what went wrong and what was said, if anything did."""
+    try:
+        with jax.set_mesh(mesh):
+            found = fn(*placed)
+        assert_same(jax.device_put(found, jax.devices()[0]), expected)
+    except Exception as error:
+        return [type(error).__name__, str(error)]
+    return ["equal", ""]
+
+
+def on_meshes():
+    """What each function does with its rows split over devices: a row a variant is one."""
+    found = {"Auto": {}, "Explicit": {}, "told": {}}
+    for name, case in TABLE.items():
+        generator = np.random.default_rng(zlib.crc32(name.encode()))
+        fn, args = case.at(generator)
+        if "," in name or not float_leaves(args):
+            continue
+        expected = fn(*args)
+        for kind in ("Auto", "Explicit"):
+            mesh, placed = split_by_rows(args, getattr(jax.sharding.AxisType, kind))
+            found[kind][name] = outcome(fn, placed, mesh, expected)
+        if found["Explicit"][name][0] != "equal":
+            decided = jax.sharding.auto_axes(fn, out_sharding=jax.P())
+            found["told"][name] = outcome(decided, placed, mesh, expected)
+    return found
+
+
+def test_rows_may_be_split_over_devices():
+    done = subprocess.run(
+        [sys.executable, __file__],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "23", "PYTHONPATH": ".:tests"},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    wrong = {name: said for name, said in found["Auto"].items() if said[0] != "equal"}
+    assert not wrong
+    refused = {name: said for name, said in found["Explicit"].items() if said[0] != "equal"}
+    assert set(refused) == set(" ".join(UNDECIDED.values()).split())
+    for name, (_, said) in refused.items():
+        assert re.match(rf"{name.partition('.')[2]}: .* split ", said), (name, said)
+    # What the message says to do.
+    wrong = {name: said for name, said in found["told"].items() if said[0] != "equal"}
+    assert not wrong
+
+
+if __name__ == "__main__":
+    del conftest  # its settings are what it is imported for
+    print(json.dumps(on_meshes()))  # noqa: T201
