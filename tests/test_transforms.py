@@ -40,7 +40,7 @@ from lintoolkit import (
     train,
     transformer,
 )
-from lintoolkit.cost import cost
+from lintoolkit.cost import cost, target
 
 MODULES = (
     layers,
@@ -836,17 +836,22 @@ def on_meshes():
     return found
 
 
-def test_rows_may_be_split_over_devices():
+def elsewhere(*arguments, **environment):
+    """What this file finds as a program, in a process with other devices."""
     done = subprocess.run(
-        [sys.executable, __file__],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "23", "PYTHONPATH": ".:tests"},
+        [sys.executable, __file__, *arguments],
+        env=os.environ | environment | {"PYTHONPATH": ".:tests"},
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_rows_may_be_split_over_devices():
+    found = elsewhere("meshes", JAX_NUM_CPU_DEVICES="23")
     wrong = {name: said for name, said in found["Auto"].items() if said[0] != "equal"}
     assert not wrong
     refused = {name: said for name, said in found["Explicit"].items() if said[0] != "equal"}
@@ -858,6 +863,38 @@ def test_rows_may_be_split_over_devices():
     assert not wrong
 
 
+def compiled_for(hardware):
+    """What the compiler for a chip that is not there says of each function, if it refuses."""
+    jax.config.update("jax_enable_x64", False)  # TPUs have no doubles
+    wanted = target.parse_target(hardware)
+    chip = jax.sharding.SingleDeviceSharding(target._devices(*wanted[1:], 1)[0])
+    abstract = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=chip)
+    refused = {}
+    for name, case in TABLE.items():
+        fn, args = case.at(np.random.default_rng(0), dtype="float32")
+        try:
+            jitted = jax.jit(fn, out_shardings=chip)
+            compiled = jitted.lower(*jax.tree.map(abstract, args)).compile()
+            assert compiled.memory_analysis().output_size_in_bytes > 0
+        except Exception as error:
+            refused[name] = f"{type(error).__name__}: {error}"
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("hardware", "compiler", "extra"),
+    [
+        ("tpu:v5e:2x2", "libtpu", "aot-tpu"),
+        ("cuda:h100", "jax_plugins.xla_cuda13", "aot-cuda"),
+    ],
+)
+def test_every_function_compiles_for_hardware_that_is_not_there(hardware, compiler, extra):
+    if not target._installed(compiler):
+        pytest.skip(f"needs the extra {extra}")
+    assert elsewhere(hardware, **target._ENVIRONMENT) == {}
+
+
 if __name__ == "__main__":
     del conftest  # its settings are what it is imported for
-    print(json.dumps(on_meshes()))  # noqa: T201
+    asked = sys.argv[1]
+    print(json.dumps(on_meshes() if asked == "meshes" else compiled_for(asked)))  # noqa: T201
