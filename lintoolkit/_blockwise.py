@@ -92,9 +92,10 @@ def attend(rows: Rows, keys: Keys, options: Options) -> Array:
     """Average the values for all queries, (b, n, g, t, d_v)."""
     numbers = math.prod(rows.q.shape[:4]) * keys.k.shape[-1]
     # Scores that fit in one block are kept for the gradient; making them again costs more.
-    kept = numbers <= BLOCK_NUMBERS * jax.device_count()
+    devices = _checks.devices(rows.q)
+    kept = numbers <= BLOCK_NUMBERS * devices
     one = lambda operands: _attend(operands[0], operands[1], options, kept=kept)
-    if jax.device_count() == 1:
+    if devices == 1:
         return one((rows, keys))
     # Batch and heads may be sharded, and to merge the two or loop over one would gather them.
     return _mapped(functools.partial(_mapped, one, 1), 0, (rows, keys))

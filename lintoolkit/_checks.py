@@ -118,6 +118,11 @@ def positive(function: str, **arguments: int) -> None:
             )
 
 
+def devices(x: jax.Array) -> int:
+    """At least as many devices as x may be spread over: those here, or of its mesh elsewhere."""
+    return max(jax.device_count(), jax.typeof(x).sharding.mesh.size)
+
+
 def wide(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype to accumulate in: float32 for half precision, else the same."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)

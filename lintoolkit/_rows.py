@@ -17,6 +17,8 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from lintoolkit import _checks
+
 Sum = TypeVar("Sum")
 
 BLOCK = 1024  # rows at a time: 1 to 4 MiB of float32 at common widths
@@ -96,7 +98,7 @@ def gram_of_rows(y: Array) -> Array:
         return _mirrored([push(y[i : i + TILE], y[i:]) for i in range(0, len(y), TILE)])
 
     in_one = lambda y: push(y, y)
-    if jax.device_count() > 1 or len(y) < 2 * TILE:
+    if _checks.devices(y) > 1 or len(y) < 2 * TILE:
         return in_one(y)
     return lax.platform_dependent(y, cpu=by_tiles, default=in_one)
 
@@ -112,7 +114,7 @@ def _mirrored(tiles: list[Array]) -> Array:
 
 def one_row(x: Array, where: Array | None) -> Array:
     """The first row, of those that count."""
-    if jax.device_count() == 1:
+    if _checks.devices(x) == 1:
         return x[0] if where is None else x[jnp.argmax(where)]
     # Slicing gathers sharded rows, or is refused; least numbers and sums do not.
     number = lax.broadcasted_iota(jnp.int32, x.shape, 0)
@@ -127,7 +129,7 @@ def on_mesh_of(x: Array) -> AbstractContextManager:
 
 
 def _blocked(x: Array) -> bool:
-    return len(x) >= 2 * BLOCK and jax.device_count() == 1
+    return len(x) >= 2 * BLOCK and _checks.devices(x) == 1
 
 
 def _product(a: Array, b: Array, axis: int) -> Array:
