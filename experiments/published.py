@@ -115,6 +115,12 @@ TPU_V4 = SimpleNamespace(
     systolic_array=(128, 128),
     bf16=find_device("TPU v4").peak["bf16"],
 )
+# Bytes a second that a device sends to others, in general and to those of its own ring.
+# H100: NVIDIA DGX H100 data sheet, one 400 Gb/s port a GPU and half of NVLink's 900 GB/s both
+# ways. TPU v5e: Google Cloud documentation, 2025, 1,600 Gb/s over four links, of which a ring
+# along one side of the torus uses two.
+H100_LINKS = 50e9, 450e9
+TPU_V5E_LINKS = 100e9, 100e9
 TIME_SHARES = SimpleNamespace(
     source="arXiv 2404.11788, abstract: matrix products' share of run time over its models",
     low=0.428,

@@ -119,7 +119,7 @@ def positive(function: str, **arguments: int) -> None:
 
 
 def devices(x: jax.Array) -> int:
-    """At least as many devices as x may be spread over: those here, or of its mesh elsewhere."""
+    """At least as many devices as x may lie on: those here, or of its mesh elsewhere."""
     return max(jax.device_count(), jax.typeof(x).sharding.mesh.size)
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from matplotlib.figure import Figure as Canvas
@@ -369,6 +370,24 @@ def test_every_disagreement_is_counted_and_has_its_correction():
     for name, made in rows.items():
         assert listed.count(f'href="#{name}"') == 1
         assert report.prose(made["note"]) in listed
+
+
+# A program for many devices, read without them
+
+
+def test_a_step_on_absent_devices_gathers_nothing():
+    from experiments.chapters.scale_devices import SMALL, STRONG, priced, sent
+
+    alone, _, many = STRONG
+    with jax.numpy_dtype_promotion("standard"):  # which optax's Adam needs
+        one = priced(SMALL, many, np.float32, "cpu")
+    assert one.devices == 64
+    assert {c.opcode for c in one.collectives} == {"all-reduce"}
+    # Over the mesh's other axis travel all gradients, and nobody sends more than they are.
+    gradients = max(c.bytes for c in one.collectives)
+    assert sent(max(one.collectives, key=lambda c: c.bytes * c.times)) < 2 * 4 * gradients
+    assert alone.batch == many.batch
+    assert one.lowered.matmul_flops < 64 * one.matmul_flops < 1.3 * one.lowered.matmul_flops
 
 
 # The results directory

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import published
+from experiments.chapters.scale_devices import paper, scaling
 from experiments.chapters.scale_hardware import cores, memory
 from experiments.chapters.scale_map import concepts, systems
 from experiments.published import A100, FP16, H100, M40, MODELS, TIME_SHARES, V100
@@ -316,4 +317,15 @@ def words(*, seed: int, full: bool):
     yield row("matrices-chip-demand", None)
 
 
-EXPERIMENTS = (sizes, forward_pass, training, memory, cores, concepts, systems, words)
+EXPERIMENTS = (
+    sizes,
+    forward_pass,
+    training,
+    memory,
+    cores,
+    scaling,
+    paper,
+    concepts,
+    systems,
+    words,
+)
