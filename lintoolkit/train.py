@@ -1,7 +1,6 @@
 # ruff: noqa: DOC502 (what Raises promises is raised in _checks)
 """Learning: one optax loop, compiled whole, or in chunks that outlive their machine."""
 
-import itertools
 import signal
 import threading
 import warnings
@@ -286,8 +285,9 @@ def fit_in_chunks(
             bar.update(task, completed=done, description=f"loss {seen[0][done - 1]:.4g}")
             reached = small_enough()
             if checkpoint is not None:
+                leaving = asked_to_stop(at)
                 save(checkpoint, done, Fit(*state, *_placed(seen, whole)))
-                if asked_to_stop():
+                if leaving:
                     checkpoint.wait_until_finished()
                     raise SystemExit(PREEMPTED)
     if checkpoint is not None:
@@ -334,19 +334,23 @@ def _resumed(checkpoint: Any, like: Fit, whole: Sharding | None) -> tuple[int, F
 
 
 @contextmanager
-def _asked_to_stop(checkpoint: Any) -> Iterator[Callable[[], bool]]:
+def _asked_to_stop(checkpoint: Any) -> Iterator[Callable[[range], bool]]:
     """Whether there was a SIGTERM, asked after a chunk; all of a job hear the same."""
     if checkpoint is None or threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda at: False
     elif jax.process_count() > 1:
-        # They agree on one call to leave at, by its number: a number left out may be that one.
-        calls = itertools.count()
-        yield lambda: checkpoint.reached_preemption(next(calls))
+        # They agree on the number after the largest that any has asked for last, so all must
+        # be asked for, in order; orbax asks for a step's while it is saved.
+        def reached(at: range) -> bool:
+            checkpoint.wait_until_finished()
+            return any(checkpoint.reached_preemption(step + 1) for step in at)
+
+        yield reached
     else:
         asked = threading.Event()
         before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
         try:
-            yield asked.is_set
+            yield lambda at: asked.is_set()
         finally:
             signal.signal(signal.SIGTERM, before)
 
