@@ -33,6 +33,7 @@ from PIL import Image
 from experiments import report
 from experiments.ledger import CHAPTERS, Claim, agrees, claims
 from experiments.rows import Figure, Row
+from lintoolkit import _files
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("formula", "lowered", "compiled", "xla")
@@ -325,12 +326,7 @@ def broken(path: Path, found: str) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a whole file or none of it: readers see the old text or the new, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    _files.write({path: lambda at: at.write_text(text, encoding="utf-8")})
 
 
 def dump(value: Any) -> str:

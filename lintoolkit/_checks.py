@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType
 from jax.typing import DTypeLike
 
 
@@ -120,7 +121,10 @@ def positive(function: str, **arguments: int) -> None:
 
 def devices(x: jax.Array) -> int:
     """At least as many devices as x may lie on: those here, or of its mesh elsewhere."""
-    return max(jax.device_count(), jax.typeof(x).sharding.mesh.size)
+    mesh = jax.typeof(x).sharding.mesh
+    if set(mesh.axis_types) == {AxisType.Manual}:  # a device's own part within jax.shard_map
+        return 1
+    return max(jax.device_count(), mesh.size)
 
 
 def wide(dtype: jnp.dtype) -> jnp.dtype:

@@ -2,12 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
+
+Contents = Callable[[Path], Any]  # writes a file of this name
 
 
 def read_tensors(function: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -22,12 +25,6 @@ def read_tensors(function: str, path: Path) -> tuple[dict[str, np.ndarray], dict
         ) from None
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, str]) -> None:
-    """A safetensors file, seen by others as the old one or the whole new one."""
-    whole = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
-    _write(path, lambda at: safetensors.numpy.save_file(whole, at, metadata))
-
-
 def read_json(function: str, path: Path) -> dict[str, Any]:
     """What a JSON file says."""
     try:
@@ -36,16 +33,43 @@ def read_json(function: str, path: Path) -> dict[str, Any]:
         raise ValueError(f"{function}: {path} is not JSON ({error}).") from None
 
 
-def write_json(path: Path, described: Mapping[str, Any]) -> None:
-    """A JSON file, seen by others as the old one or the whole new one."""
+def tensors_file(tensors: Mapping[str, Any], metadata: dict[str, str]) -> Contents:
+    """A safetensors file, for `write`."""
+    whole = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    return lambda at: safetensors.numpy.save_file(whole, at, metadata)
+
+
+def json_file(described: Mapping[str, Any]) -> Contents:
+    """A JSON file, for `write`."""
     text = json.dumps(described, indent=2, sort_keys=True) + "\n"
-    _write(path, lambda at: at.write_text(text, encoding="utf-8"))
+    return lambda at: at.write_text(text, encoding="utf-8")
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def write(files: Mapping[Path, Contents]) -> None:
+    """Files that others see as the old ones or the whole new ones, whatever happens here."""
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
     try:
-        write(temporary)
-        temporary.replace(path)
+        for path, contents in files.items():
+            with _named(path):
+                contents(temporary[path])
+                with temporary[path].open("rb") as written:
+                    os.fsync(written.fileno())
+        # Nothing is replaced before all are on the disk, where there may be no room for them.
+        for path in files:
+            with _named(path):
+                temporary[path].replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for path in temporary.values():
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file could not be written; safetensors does not, nor does a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error

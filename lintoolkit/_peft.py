@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lintoolkit._files import read_json, read_tensors, write_json, write_tensors
+from lintoolkit._files import json_file, read_json, read_tensors, tensors_file, write
 from lintoolkit._lowrank import LowRank, factor_shapes, matrices, sizes
 
 Names = Mapping[str, str | Sequence[str]]
@@ -93,8 +93,12 @@ def save(
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / TENSORS, tensors, {"format": "pt"})
-    write_json(folder / CONFIG, {**config, **described})
+    write(
+        {
+            folder / TENSORS: tensors_file(tensors, {"format": "pt"}),
+            folder / CONFIG: json_file({**config, **described}),
+        }
+    )
 
 
 def load(

@@ -8,7 +8,8 @@ fingerprint is stored beside it, and compared on the way back.
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -121,7 +122,7 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
 
     What is on disk becomes the step's tree and its `digest`, both or neither. Where the manager
     saves asynchronously, as orbax's do by default, the arrays have been copied when this
-    returns and are written while the program goes on: ``manager.wait_until_finished()`` waits.
+    returns and are written while the program goes on: `finish` waits.
     A step of the same number is replaced. In a job of many processes all must call this.
 
     Args:
@@ -133,6 +134,9 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
     Raises:
         TypeError: If a leaf is not an array.
         ValueError: If the step is negative.
+        OSError: If this step or the one before cannot be written; it names the directory, whose
+            older steps are as they were. Orbax's threads then hold up the process's exit for
+            minutes; `lintoolkit.launch.member` does not wait for them.
 
     Cost:
         That of `digest`, a copy of the arrays to the host, and writing them.
@@ -143,7 +147,7 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     with CheckpointManager(directory) as manager:
         ...         save(manager, 30, {"w": jnp.array([1.0, 2.0])})
-        ...         manager.wait_until_finished()
+        ...         finish(manager)
         ...         restored = restore(manager, {"w": jnp.zeros(2)})
         >>> print(restored.step, restored.tree["w"])
         30 [1. 2.]
@@ -158,17 +162,63 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
         raise ValueError(f"save: step must be a whole number of at least 0, got {step!r}.")
     _leaves("save", tree)
     leaves = digest(tree)
-    manager.wait_until_finished()
-    if step in manager.all_steps():
-        manager.delete(step)
-    manager.save(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardSave(tree),
-            digest=ocp.args.JsonSave({"leaves": leaves, "sum": _sum(leaves)}),
-        ),
-        force=True,
-    )
+    finish(manager)
+    with _writing(manager):
+        if step in manager.all_steps():
+            manager.delete(step)
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave({"tree": tree}),  # not an array alone
+                digest=ocp.args.JsonSave({"leaves": leaves, "sum": _sum(leaves)}),
+            ),
+            force=True,
+        )
+
+
+def finish(manager: "orbax.checkpoint.CheckpointManager") -> None:
+    r"""Wait until what was saved is on disk.
+
+    After it, the manager's newest step = the last that was given to `save`.
+
+    Args:
+        manager: As for `save`.
+
+    Raises:
+        OSError: If it cannot be written; it names the directory, whose older steps are as they
+            were.
+
+    Cost:
+        The rest of the writing.
+
+    Examples:
+        >>> import tempfile
+        >>> from orbax.checkpoint import CheckpointManager
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     with CheckpointManager(directory) as manager:
+        ...         save(manager, 7, jnp.ones(3))
+        ...         finish(manager)
+        ...         print(manager.all_steps())
+        [7]
+
+    References:
+        Eisenman et al., Check-N-Run: a Checkpointing System for Training Deep Learning
+        Recommendation Models (2022), NSDI, section 3.
+    """
+    with _writing(manager):
+        manager.wait_until_finished()
+
+
+@contextmanager
+def _writing(manager: Any) -> Iterator[None]:
+    """Say which directory could not be written, and that in one way; orbax does neither."""
+    try:
+        yield
+    except Exception as error:  # whatever orbax and its file formats raise
+        raise OSError(
+            f"{manager.directory} cannot be written; its older steps are as they were. "
+            f"{_said(error)}."
+        ) from error
 
 
 def restore(
@@ -205,7 +255,7 @@ def restore(
         ...     with CheckpointManager(directory) as manager:
         ...         for step in (1, 2):
         ...             save(manager, step, {"w": jnp.full(2, 1.0 * step)})
-        ...         manager.wait_until_finished()
+        ...         finish(manager)
         ...         (manager.directory / "2" / "state" / "manifest.ocdbt").unlink()
         ...         restored = restore(manager, {"w": jnp.zeros(2)})
         >>> print(restored.step, restored.tree["w"], *restored.skipped)
@@ -264,8 +314,8 @@ def _read(manager: Any, step: int, wanted: PyTree) -> PyTree:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), wanted
     )
     # Without the structure named tuples would come back as plain ones.
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
-    return manager.restore(step, args=args)["state"]
+    args = ocp.args.Composite(state=ocp.args.StandardRestore({"tree": shapes}))
+    return manager.restore(step, args=args)["state"]["tree"]
 
 
 def _check_layout(step: int, stored: dict[str, list], wanted: PyTree) -> None:

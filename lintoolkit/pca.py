@@ -9,18 +9,23 @@ not finite is NaN, with ``ok`` False. Half precision is computed, and returned, 
 Letters: n rows, d columns, r components.
 """
 
-from collections.abc import Iterable, Iterator
-from functools import partial
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax.experimental import sparse
+from jax.experimental import multihost_utils, sparse
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from lintoolkit import _checks
+from lintoolkit._files import read_tensors, tensors_file, write
 from lintoolkit._jit import jit
 from lintoolkit._rows import gram, on_mesh_of, one_row, total
 from lintoolkit._triplets import (
@@ -408,11 +413,13 @@ def pca_of_moments(state: Moments, *, rank: int) -> PCA:
 
 
 def fit_pca_stream(
-    chunks: Iterable[Any],
+    chunks: Any,
     *,
     rank: int | None = None,
     variance: float | None = None,
     chunk_rows: int = 8192,
+    checkpoint: str | os.PathLike | None = None,
+    shards: int = 32,
 ) -> PCA:
     r"""Find the principal components of rows that do not fit into memory.
 
@@ -420,24 +427,33 @@ def fit_pca_stream(
     \mathrm{diag}(\lambda) \, V^\top$ in float64. One chunk is in memory at a time. A deviation
     below √eps of the largest, in the dtype of the chunks, is lost; `fit_pca` finds it.
 
+    With ``checkpoint`` the rows of an array are taken as so many shards, whose moments are
+    kept there, each in a file that is whole or not there, and merged in a fixed order. A pass
+    that died goes on with the shards that are missing. Where this runs in all processes of a
+    job (`lintoolkit.launch`) each takes its share of the shards. However often it died, and in
+    however many processes: the result is the same to the bit, on hardware of one kind.
+
     Args:
         chunks: An iterable of matrices, or one array with rows to slice, such as a
             `numpy.memmap`, an open zarr array or a safetensors slice.
         rank: How many components. Either this or ``variance``.
         variance: As many as hold this share of the total variance, in (0, 1].
         chunk_rows: How many rows of an array to read at a time.
+        checkpoint: A directory, of this pass alone; in a job, one that all processes see.
+        shards: In how many parts, with ``checkpoint``: at least as many as processes.
 
     Returns:
         Mean, components and variances in the dtype that chunks have on the device.
 
     Raises:
-        TypeError: If a chunk is not floating.
+        TypeError: If a chunk is not floating, or with ``checkpoint`` chunks are not an array.
         ValueError: If a chunk is not a matrix, is empty or of another width than the first,
             there are fewer than two rows, not just one of ``rank`` and ``variance`` is given,
-            or either is out of range.
+            either is out of range, or ``checkpoint`` holds moments of other rows.
+        OSError: If ``checkpoint`` cannot be written.
 
     Cost:
-        n d² FLOP and one pass over the rows.
+        n d² FLOP and one pass over the rows; with ``checkpoint`` 8 d² bytes a shard.
 
     Examples:
         >>> chunks = (np.full((3, 2), [i, 1.0], "float32") for i in range(3))
@@ -447,24 +463,25 @@ def fit_pca_stream(
     References:
         Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance (1983).
     """
-    _checks.positive("fit_pca_stream", chunk_rows=chunk_rows)
-    state: Any = None
-    dtype, padded = None, 0
-    for i, chunk in enumerate(_chunks(chunks, chunk_rows)):
-        rows = _checked_chunk(i, chunk, None if state is None else len(state.mean))
-        if state is None:
-            _check_size("fit_pca_stream", rank, variance, rows.shape[1])
-        # Shorter chunks are padded to the longest so far: no compilation of their own.
-        padded = max(padded, len(rows))
-        short = padded - len(rows)
-        counted = jnp.arange(padded) < len(rows)
-        part = moments(
-            jnp.asarray(np.pad(rows, ((0, short), (0, 0))) if short else rows), where=counted
+    _checks.positive("fit_pca_stream", chunk_rows=chunk_rows, shards=shards)
+    fits = partial(_check_size, "fit_pca_stream", rank, variance)
+    shape = _shape_of(chunks)
+    if shape is not None and len(shape) != 2:
+        raise ValueError(
+            f"fit_pca_stream: an array of chunks must be a matrix (n, d), got shape {shape}."
         )
-        dtype = part.mean.dtype
-        # Fetched before the next chunk is read: chunks must not queue up in memory.
-        wide: Any = jax.tree.map(lambda value: np.asarray(value, np.float64), part)
-        state = wide if state is None else _merged(state, wide, wide.n / (state.n + wide.n))
+    if checkpoint is not None:
+        if shape is None:
+            raise TypeError(
+                "fit_pca_stream: checkpoint needs chunks to be one array with rows to slice, "
+                f"such as a numpy.memmap, got {type(chunks).__name__}."
+            )
+        state, dtype = _by_shards(chunks, shape, chunk_rows, fits, shards, Path(checkpoint))
+    elif shape is not None:
+        slices = _slices(chunks, range(shape[0]), chunk_rows)
+        state, dtype = _streamed(slices, min(chunk_rows, shape[0]), fits)
+    else:
+        state, dtype = _streamed(chunks, 0, fits)
     if state is None or state.n < 2:
         seen = 0 if state is None else int(state.n)
         raise ValueError(f"fit_pca_stream: two rows or more are needed, got {seen}.")
@@ -631,17 +648,134 @@ def _check_size(function: str, rank: int | None, variance: float | None, limit: 
         raise ValueError(f"{function}: variance must be a share in (0, 1], got {variance}.")
 
 
-def _chunks(chunks: Iterable[Any], rows: int) -> Iterator[Any]:
-    if not hasattr(chunks, "shape"):
-        yield from chunks
-        return
-    shape = chunks.shape
-    if len(shape) != 2:
-        raise ValueError(
-            f"fit_pca_stream: an array of chunks must be a matrix (n, d), got shape {shape}."
+def _streamed(
+    chunks: Iterable[Any], padded: int, fits: Callable[[int], None]
+) -> tuple[Any, Any]:
+    """Moments in float64 on the host, None of no rows, and their dtype on the device."""
+    state: Any = None
+    dtype = None
+    for i, chunk in enumerate(chunks):
+        rows = _checked_chunk(i, chunk, None if state is None else len(state.mean))
+        if state is None:
+            fits(rows.shape[1])
+        # Shorter chunks are padded to the longest so far: no compilation of their own.
+        padded = max(padded, len(rows))
+        short = padded - len(rows)
+        part = _moments_here()(
+            np.pad(rows, ((0, short), (0, 0))) if short else rows,
+            np.arange(padded) < len(rows),
         )
-    for start in range(0, shape[0], rows):
-        yield chunks[start : start + rows]  # type: ignore[index]
+        dtype = part.mean.dtype
+        # Fetched before the next chunk is read: chunks must not queue up in memory.
+        wide: Any = jax.tree.map(lambda value: np.asarray(value, np.float64), part)
+        state = wide if state is None else _merged(state, wide, wide.n / (state.n + wide.n))
+    return state, dtype
+
+
+def _by_shards(
+    rows: Any,
+    shape: tuple[int, int],
+    chunk_rows: int,
+    fits: Callable[[int], None],
+    shards: int,
+    folder: Path,
+) -> tuple[Any, Any]:
+    """As `_streamed`, shard by shard, each kept in a file; a job's processes share them out."""
+    n, d = shape
+    fits(d)
+    size = -(-n // shards)
+    parts = [range(start, min(start + size, n)) for start in range(0, n, size or 1)]
+    folder.mkdir(parents=True, exist_ok=True)
+    process, processes = jax.process_index(), jax.process_count()
+
+    def kept(i: int) -> tuple[Path, dict[str, str], Moments | None]:
+        # Told from others by its first row too: there are files of one shape.
+        first = _checked_chunk(0, rows[parts[i].start : parts[i].start + 1], d)
+        about = {
+            "rows": f"{parts[i].start} to {parts[i].stop} of {n}",
+            "columns": f"{d} of {first.dtype}",
+            "chunk_rows": str(chunk_rows),
+            "first": _crc(first),
+        }
+        path = folder / f"{i:05}.safetensors"
+        return path, about, _kept(path, about)
+
+    for i in range(process, len(parts), processes):
+        path, about, state = kept(i)
+        if state is None:
+            chunks = _slices(rows, parts[i], chunk_rows)
+            state, _ = _streamed(chunks, min(chunk_rows, size), fits)
+            whole = {name: np.atleast_1d(part) for name, part in state._asdict().items()}
+            write({path: tensors_file(whole, about | {"sum": _crc(*whole.values())})})
+    if processes > 1:
+        multihost_utils.sync_global_devices("fit_pca_stream")
+    merged: Any = None
+    for i in range(len(parts)):
+        path, about, state = kept(i)
+        if state is None:
+            raise ValueError(
+                f"fit_pca_stream: {path} is not there or damaged; all processes must see one "
+                "checkpoint directory: run again."
+            )
+        share = state.n / (state.n if merged is None else merged.n + state.n)
+        merged = state if merged is None else _merged(merged, state, share)
+    dtype = _checked_chunk(0, rows[:1], d).dtype if n else np.dtype("float32")
+    return merged, _checks.wide(jax.dtypes.canonicalize_dtype(dtype))
+
+
+def _kept(path: Path, about: dict[str, str]) -> Moments | None:
+    """A shard's moments from its file; None where there is none, or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        tensors, said = read_tensors("fit_pca_stream", path)
+        state: Any = [tensors[name] for name in Moments._fields]
+        if said.pop("sum") != _crc(*state):
+            return None
+    except (ValueError, KeyError):
+        return None
+    if said != about:
+        raise ValueError(
+            f"fit_pca_stream: checkpoint holds moments of other rows, {path} of {said}, not "
+            f"{about}; give another directory."
+        )
+    return Moments(state[0][0], *state[1:])
+
+
+def _crc(*arrays: np.ndarray) -> str:
+    return str(zlib.crc32(b"".join(array.tobytes() for array in arrays)))
+
+
+@cache
+def _moments_here() -> Callable[..., Moments]:
+    """`moments` on the one device, whatever others there are: the same bits in any job."""
+    own = jax.make_mesh(
+        (1,), ("rows",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:1]
+    )
+    whole = PartitionSpec()
+    return jax.jit(
+        jax.shard_map(
+            lambda x, where: moments(x, where=where),
+            mesh=own,
+            in_specs=(whole, whole),
+            out_specs=whole,
+            check_vma=False,  # of one device
+        )
+    )
+
+
+def _shape_of(chunks: Any) -> Any:
+    """The shape of what has rows to slice; None of other iterables."""
+    return (
+        tuple(chunks.get_shape())
+        if hasattr(chunks, "get_shape")
+        else getattr(chunks, "shape", None)
+    )
+
+
+def _slices(rows: Any, at: range, size: int) -> Iterator[Any]:
+    for start in at[::size]:
+        yield rows[start : min(start + size, at.stop)]
 
 
 def _checked_chunk(i: int, chunk: Any, width: int | None) -> np.ndarray:

@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from lintoolkit import _checks
 from lintoolkit._jit import jit
-from lintoolkit.checkpoint import restore, save
+from lintoolkit.checkpoint import finish, restore, save
 
 PREEMPTED = 75  # exit status: saved and to be run again, sysexits.h's "temporary failure"
 
@@ -216,6 +216,8 @@ def fit_in_chunks(
         TypeError: What `fit` raises.
         ValueError: If ``chunk`` is below 1, ``steps`` does not go with ``batches``, or what
             ``checkpoint`` holds is of other parameters or nowhere good; and what `fit` raises.
+        OSError: If ``checkpoint`` cannot be written; it names the directory, whose older steps
+            are as they were.
         SystemExit: On SIGTERM, with ``checkpoint``, once the state is saved.
 
     Cost:
@@ -288,10 +290,10 @@ def fit_in_chunks(
                 leaving = asked_to_stop(at)
                 save(checkpoint, done, Fit(*state, *_placed(seen, whole)))
                 if leaving:
-                    checkpoint.wait_until_finished()
+                    finish(checkpoint)
                     raise SystemExit(PREEMPTED)
     if checkpoint is not None:
-        checkpoint.wait_until_finished()
+        finish(checkpoint)
     return Fit(*state, *_placed(seen, whole))
 
 
@@ -337,12 +339,12 @@ def _resumed(checkpoint: Any, like: Fit, whole: Sharding | None) -> tuple[int, F
 def _asked_to_stop(checkpoint: Any) -> Iterator[Callable[[range], bool]]:
     """Whether there was a SIGTERM, asked after a chunk; all of a job hear the same."""
     if checkpoint is None or threading.current_thread() is not threading.main_thread():
-        yield lambda at: False
+        yield lambda _: False
     elif jax.process_count() > 1:
         # They agree on the number after the largest that any has asked for last, so all must
         # be asked for, in order; orbax asks for a step's while it is saved.
         def reached(at: range) -> bool:
-            checkpoint.wait_until_finished()
+            finish(checkpoint)
             return any(checkpoint.reached_preemption(step + 1) for step in at)
 
         yield reached
@@ -350,7 +352,7 @@ def _asked_to_stop(checkpoint: Any) -> Iterator[Callable[[range], bool]]:
         asked = threading.Event()
         before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
         try:
-            yield lambda at: asked.is_set()
+            yield lambda _: asked.is_set()
         finally:
             signal.signal(signal.SIGTERM, before)
 

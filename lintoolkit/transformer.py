@@ -26,7 +26,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Integer, PyTree
 
 from lintoolkit import _checks, _gpt2
-from lintoolkit._files import write_tensors
+from lintoolkit._files import tensors_file, write
 from lintoolkit._gpt2 import EPSILON
 from lintoolkit._jit import jit
 from lintoolkit.attention import (
@@ -755,9 +755,8 @@ def save_gpt2(
         section 2.3.
     """
     _check_params("save_gpt2", params, config)
-    write_tensors(
-        Path(path), _gpt2.tensors_of(params), {"format": "pt", "n_head": str(config.heads)}
-    )
+    described = {"format": "pt", "n_head": str(config.heads)}
+    write({Path(path): tensors_file(_gpt2.tensors_of(params), described)})
 
 
 @jit(static_argnames=("config", "dtype"))

@@ -15,7 +15,7 @@ from oracles import draw
 from orbax.checkpoint import CheckpointManager
 
 from lintoolkit import train
-from lintoolkit.checkpoint import digest, fingerprint, restore, save
+from lintoolkit.checkpoint import digest, fingerprint, finish, restore, save
 from lintoolkit.train import fit_in_chunks
 
 ADAM, MOMENTUM = optax.adam(0.1), optax.sgd(0.1, momentum=0.9)
@@ -97,7 +97,7 @@ def test_what_is_saved_comes_back_to_the_bit(rng, manager):
     save(manager, 3, second)
     save(manager, 5, first)
     save(manager, 5, second)  # replaces
-    manager.wait_until_finished()
+    finish(manager)
     restored = restore(manager, jax.tree.map(jnp.zeros_like, first))
     assert (restored.step, restored.skipped) == (5, {})
     assert_bits_equal(restored.tree, second)
@@ -106,7 +106,7 @@ def test_what_is_saved_comes_back_to_the_bit(rng, manager):
 
 def test_nothing_is_cast_or_reshaped(rng, manager):
     save(manager, 3, {"kernel": draw(rng, 5, 3)})
-    manager.wait_until_finished()
+    finish(manager)
     for other, message in {
         "dtype": (
             {"kernel": jnp.zeros((5, 3), "float32")},
@@ -170,7 +170,7 @@ def test_a_damaged_state_is_passed_over_and_the_reason_said(rng, tmp_path, kind)
 def test_where_nothing_is_good_the_reasons_are_said(rng, manager):
     for step in (3, 5):
         save(manager, step, {"kernel": draw(rng, 53, 31)})
-    manager.wait_until_finished()
+    finish(manager)
     for step in (3, 5):
         for path in Path(manager.directory / f"{step}" / "state").rglob("d/*"):
             damage(path, "truncate")

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "factorize": {"similarity"},
     "launch": {"train"},
     "lora": {"_lift", "_lowrank", "_peft", "layers", "svd"},
-    "pca": {"_rows", "_triplets", "layers"},
+    "pca": {"_files", "_rows", "_triplets", "layers"},
     "svd": {"_krylov", "_triplets", "_rows", "layers"},
     "train": {"checkpoint"},
     "transformer": {"_files", "_gpt2", "attention", "layers"},

@@ -725,6 +725,14 @@ WRONG = {
         lambda: stream(np.ones((5, 3)), chunk_rows=0),
         "chunk_rows must be a whole number",
     ),
+    "fit_pca_stream: shards": (
+        lambda: stream(np.ones((5, 3)), shards=0),
+        "shards must be a whole number",
+    ),
+    "fit_pca_stream: checkpoint": (
+        lambda: stream([a(5, 3)], checkpoint="moments"),
+        "checkpoint needs chunks to be one array with rows to slice, .* got list",
+    ),
     "fit_pca_stream: rank": (lambda: stream([a(5, 3)], rank=4), "rank must be between 1 and 3"),
     "fit_pca_stream: no size": (
         lambda: stream([a(5, 3)], rank=None),

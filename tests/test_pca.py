@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.sparse import BCOO, BCSR
@@ -342,6 +343,8 @@ def test_a_stream_is_as_if_in_memory(rng, tmp_path, dtype):
     np.save(tmp_path / "rows.npy", x)
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     assert isinstance(mapped, np.memmap)
+    safetensors.numpy.save_file({"rows": x}, tmp_path / "rows.safetensors")
+    file = safetensors.safe_open(tmp_path / "rows.safetensors", framework="numpy")
     parts = np.split(x, [1, 80, 103])  # each of another length
     rtol = 1e-5 if dtype == "float32" else 1e-12
     for chunks, rows in (
@@ -350,11 +353,90 @@ def test_a_stream_is_as_if_in_memory(rng, tmp_path, dtype):
         ((jnp.asarray(part) for part in parts), 1),
         (mapped, 64),
         (mapped, 1000),
+        (file.get_slice("rows"), 64),
         (x, 65),
     ):
         fitted = fit_pca_stream(chunks, rank=RANK, chunk_rows=rows)
         assert {part.dtype for part in fitted[:-1]} == {jnp.dtype(dtype)}
         assert_is_pca(fitted, x, rtol)
+
+
+class DiedError(Exception):
+    pass
+
+
+class Counted:
+    """Rows that count the slices taken of them, and end in an exception at one."""
+
+    def __init__(self, rows, until=np.inf):
+        self.rows, self.shape, self.taken, self.until = rows, rows.shape, 0, until
+
+    def __getitem__(self, at):
+        if len(self.rows[at]) > 1:
+            self.taken += 1
+        if self.taken > self.until:
+            raise DiedError
+        return self.rows[at]
+
+
+def bits(fitted):
+    return [np.asarray(part).tobytes() for part in fitted]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_a_stream_that_died_goes_on_to_the_same_bits(rng, tmp_path, dtype):
+    x = np.asarray(with_spectrum(rng, 211, 29, "slow", dtype))
+    fit = partial(fit_pca_stream, rank=RANK, chunk_rows=16, shards=5)
+    rows = Counted(x)
+    undisturbed = fit(rows, checkpoint=tmp_path / "whole")
+    assert rows.taken == 15  # three chunks a shard
+    assert_is_pca(undisturbed, x.astype("float64"), 1e-12 if dtype == "float64" else 1e-5)
+    for until in (2, 4, 7):
+        with pytest.raises(DiedError):
+            fit(Counted(x, until), checkpoint=tmp_path / "died")
+    rows = Counted(x)
+    assert bits(fit(rows, checkpoint=tmp_path / "died")) == bits(undisturbed)
+    assert 0 < rows.taken < 15
+    rows = Counted(x)
+    assert bits(fit(rows, checkpoint=tmp_path / "died")) == bits(undisturbed)
+    assert rows.taken == 0
+    assert len([*(tmp_path / "died").iterdir()]) == 5
+    # Control: another order of the sums shows in the bits.
+    assert bits(fit(x, checkpoint=tmp_path / "four", shards=4)) != bits(undisturbed)
+
+
+@pytest.mark.parametrize("kind", ["flip", "truncate", "delete"])
+def test_a_damaged_shard_is_made_again(rng, tmp_path, kind):
+    x = np.asarray(with_spectrum(rng, 211, 29, "slow", "float64"))
+    fit = partial(fit_pca_stream, rank=RANK, chunk_rows=16, shards=5, checkpoint=tmp_path)
+    undisturbed = fit(x)
+    path = tmp_path / "00003.safetensors"
+    raw = path.read_bytes()
+    if kind == "delete":
+        path.unlink()
+    else:
+        path.write_bytes(raw[:-9] + bytes([raw[-9] ^ 4]) * (kind == "flip") + raw[-8:])
+    rows = Counted(x)
+    assert bits(fit(rows)) == bits(undisturbed)
+    assert rows.taken == 3
+    assert bits(fit(rows)) == bits(undisturbed)
+    assert rows.taken == 3
+
+
+def test_moments_of_other_rows_are_refused(rng, tmp_path):
+    x = np.asarray(with_spectrum(rng, 211, 29, "slow", "float64"))
+    fit = partial(fit_pca_stream, rank=RANK, shards=5, checkpoint=tmp_path)
+    fit(x)
+    for other, options in (
+        (x + 1, {}),
+        (x[:-1], {}),
+        (x.astype("float32"), {}),
+        (x, {"chunk_rows": 9}),
+    ):
+        with pytest.raises(
+            ValueError, match=r"checkpoint holds moments of other rows, .*00000"
+        ):
+            fit(other, **options)
 
 
 # Derivatives

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from orbax.checkpoint import CheckpointManager
-from lintoolkit.checkpoint import digest, restore, save
+from lintoolkit.checkpoint import digest, finish, restore, save
 from lintoolkit.cost import cost
 from lintoolkit.train import fit, fit_in_chunks
 from lintoolkit.transformer import GPTConfig, gpt, init_gpt, shard_gpt
@@ -52,7 +52,7 @@ moments = result.opt_state[0].mu["blocks"]["mlp"][1]["kernel"]
 row = jax.make_mesh((8,), ("data",), axis_types=(kind,))
 with tempfile.TemporaryDirectory() as folder, CheckpointManager(folder) as manager:
     save(manager, 6, result.params)
-    manager.wait_until_finished()
+    finish(manager)
     elsewhere = restore(manager, jax.device_put(params, NamedSharding(row, P()))).tree
     one = restore(manager, params).tree
 found = {

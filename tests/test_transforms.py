@@ -70,7 +70,7 @@ HOST = frozenset(
     lora.extract lora.residual lora.pissa lora.combine lora.resize lora.fold
     lora.save_peft lora.load_peft
     train.fit_in_chunks
-    checkpoint.digest checkpoint.save checkpoint.restore
+    checkpoint.digest checkpoint.save checkpoint.finish checkpoint.restore
     launch.member launch.supervise
     transformer.gpt transformer.generate transformer.gpt_parts transformer.load_gpt2
     transformer.save_gpt2 transformer.shard_gpt
