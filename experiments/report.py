@@ -352,10 +352,14 @@ def claim_row(name: str, row: dict) -> str:
 
 
 def flop_cell(flops: dict) -> str:
-    """Closed form, lowered, compiled, each count once; XLA's own where it is over 1 % off."""
+    """Closed form, lowered, compiled, each count once; XLA's own where it is over 1 % off.
+
+    A closed form of the products alone says so. Below stands what compiling changed.
+    """
+    alone = flops["formula"] not in (None, flops["lowered"])
     stages: dict[int, list[str]] = {}
     for key, name in (
-        ("formula", "closed form"),
+        ("formula", "closed form = products" if alone else "closed form"),
         ("lowered", "lowered"),
         ("compiled", "compiled"),
     ):
@@ -368,7 +372,9 @@ def flop_cell(flops: dict) -> str:
     xla, ours = flops["xla"], flops["compiled"]
     if xla is not None and ours is not None and abs(xla - ours) > 0.01 * ours:
         entries.append(f"<div class=off><dt>XLA says</dt><dd>{count(xla)}</dd></div>")
-    return f"<dl class=flops>{''.join(entries)}</dl>" if entries else ""
+    said = flops.get("changed")
+    changed = f"<p class=changed>{text(said)}</p>" if said else ""
+    return f"<dl class=flops>{''.join(entries)}</dl>{changed}" if entries else ""
 
 
 def values(value: Any) -> str:
@@ -471,6 +477,7 @@ def circumstances(run: dict) -> dict[str, str]:
     versions = {name: value for name, value in run["versions"].items() if value}
     return {
         "device": f"{device['count']} × {device['kind']} ({device['platform']})",
+        "cores of the host": str(device.get("cores", "not noted")),
         "seed": str(run["seed"]),
         "size": "full" if run["full"] else "default",
         **versions,
@@ -591,6 +598,7 @@ color:var(--v)}
 .none{color:var(--soft);font-size:.82rem}
 .flops>div{display:flex;flex-direction:column-reverse}
 .flops dt{font-size:.72rem}.flops dd{margin:0;text-align:left;white-space:nowrap}
+.changed{margin:.3rem 0 0;font:.72rem/1.4 system-ui,sans-serif;color:var(--soft)}
 .flops .off{color:var(--near)}.flops .off dt{color:inherit}
 details{margin:1rem 0;color:var(--soft);font-size:.94rem}summary{cursor:pointer;
 font-size:.86rem}details li{margin:.25rem 0}

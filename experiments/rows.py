@@ -44,7 +44,7 @@ class Row:
     claim: str
     computed: dict[str, Any] | None
     by: tuple[str, ...] = ()
-    flops: dict[str, int | None] | None = None
+    flops: dict[str, Any] | None = None
     holds: bool | None = None
     note: str | None = None
     not_compared: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ def row(
     claim: str,
     computed: dict[str, Any] | None,
     *by: Callable | str,
-    flops: dict[str, int | None] | None = None,
+    flops: dict[str, Any] | None = None,
     holds: bool | None = None,
     note: str | None = None,
     not_compared: tuple[str, ...] = (),
@@ -82,14 +82,26 @@ def row(
     )
 
 
-def flops(fn: Callable, *args: Any, formula: int | None = None) -> dict[str, int | None]:
-    """The FLOP cell of a row: closed form, lowered, compiled, and XLA's own count."""
+def flops(fn: Callable, *args: Any, formula: int | None = None) -> dict[str, Any]:
+    """The FLOP cell of a row: closed form, lowered and its products, compiled, XLA's count.
+
+    `formula` counts the products alone or all of the lowered program, to the FLOP. `changed`
+    is what the inspector says of what compiling changed.
+    """
     counted = cost(fn, *args)
+    products, lowered = counted.lowered.matmul_flops, counted.lowered.flops
+    if formula not in (None, products, lowered):
+        raise ValueError(
+            f"flops: the closed form gives {formula:,}, but the program has {lowered:,}, of "
+            f"them {products:,} in products: one of the two has to be mended"
+        )
     return {
         "formula": formula,
-        "lowered": counted.lowered.flops,
+        "products": products,
+        "lowered": lowered,
         "compiled": counted.compiled.flops,
         "xla": counted.xla_flops,
+        "changed": " ".join(counted.explain(least=0)) or None,
     }
 
 

@@ -36,7 +36,7 @@ from experiments.rows import Figure, Row
 from lintoolkit import _files
 
 ROOT = Path(__file__).parent.parent
-STAGES = ("formula", "lowered", "compiled", "xla")
+FLOPS = ("formula", "products", "lowered", "compiled", "xla", "changed")
 
 # Text stays text, so that a picture can be searched and read aloud; ids must not change
 # from run to run. Colours keep apart for colour-blind readers and in grey print.
@@ -227,7 +227,7 @@ def judge(row: Row, claim: Claim, experiment: str) -> dict:
         "note": " ".join(filter(None, (claim.note, row.note))) or None,
         "function": ", ".join(row.by) or experiment,
         "experiment": experiment,
-        "flops": {stage: (row.flops or {}).get(stage) for stage in STAGES},
+        "flops": {key: (row.flops or {}).get(key) for key in FLOPS},
     }
 
 
@@ -346,6 +346,7 @@ def run_stamp(*, seed: int, full: bool) -> dict:
             "platform": devices[0].platform,
             "kind": devices[0].device_kind,
             "count": len(devices),
+            "cores": cores(),
         },
         "versions": {
             "lintoolkit": version("lintoolkit"),
@@ -356,6 +357,13 @@ def run_stamp(*, seed: int, full: bool) -> dict:
         },
         "commit": commit(),
     }
+
+
+def cores() -> int | None:
+    """How many cores this process may use: the last digits of long sums hang on that."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def version(package: str) -> str | None:

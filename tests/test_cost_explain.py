@@ -35,6 +35,16 @@ def test_shared_and_unused_products_are_named_by_scope():
     assert "first" in said or "again" in said
 
 
+def test_small_changes_are_said_on_demand_with_their_instructions():
+    c = cost(lambda x: x @ x + 2 * x / x.sum(axis=1, keepdims=True), X)
+    before, after = c.lowered.elementwise_flops, c.compiled.elementwise_flops
+    assert 0 < before - after < 0.01 * c.lowered.flops
+    assert c.explain() == []
+    (said,) = c.explain(least=0)
+    assert f"went from {before:,} to {after:,} FLOPs" in said
+    assert f"divide {64 * 64:,} to 64" in said  # by 64 reciprocals, a row each
+
+
 def test_remat_outside_a_scan_is_reported_as_undone():
     def loss(w, x):
         step = jax.checkpoint(lambda h: jnp.tanh(jnp.tanh(h @ w) @ w), prevent_cse=False)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure as Canvas
 from experiments import report, runner
 from experiments.__main__ import chosen, main, print_results
 from experiments.ledger import ARTICLES, CHAPTERS, VERDICTS, agrees, claims
-from experiments.rows import Figure, Row, row, to_json
+from experiments.rows import Figure, Row, flops, row, to_json
 
 ROOT = Path(__file__).parent.parent
 HELD = "sense-vector-row"  # expects {"ndim": 1, "length": 512}
@@ -201,7 +201,7 @@ def test_rows_have_the_promised_keys(objects_run):
     for key, found in rows.items():
         promised = {"stated", "computed", "verdict", "agrees", "note", "function", "flops"}
         assert promised <= set(found), key
-        assert found["flops"].keys() == {"formula", "lowered", "compiled", "xla"}
+        assert found["flops"].keys() == set(runner.FLOPS)
         assert found["verdict"] in VERDICTS
         assert found["stated"] == claims()[key].stated
         assert found["function"]
@@ -326,6 +326,33 @@ def test_dump_keeps_values_and_puts_numbers_on_one_line():
     value = {"a": [1, -2.5e-7, None, True], "b": ["x,  y", "[ 1, 2 ]"], "c": [], "d": [[1], {}]}
     assert json.loads(runner.dump(value)) == value
     assert "[ 1, -2.5e-07, null, true ]" in runner.dump(value)
+
+
+# FLOP cells
+
+
+def test_a_closed_form_must_meet_the_program_to_the_flop():
+    a, bias = np.ones((3, 5)), np.ones((5, 5))
+    layer = lambda x, b: jax.nn.relu(x @ b + b[0])
+    products, everything = 2 * 3 * 5 * 5, 2 * 3 * 5 * 5 + 15 + 15
+    for formula in (products, everything, None):
+        cell = flops(layer, a, bias, formula=formula)
+        assert cell.keys() == set(runner.FLOPS)
+        assert (cell["products"], cell["lowered"]) == (products, everything)
+        assert cell["formula"] == formula
+        assert cell["changed"] is None
+    with pytest.raises(ValueError, match=r"gives 165, but the program has 180, of them 150 in"):
+        flops(layer, a, bias, formula=products + 15)
+
+
+def test_a_cell_tells_what_compiling_changed():
+    cell = flops(jax.grad(lambda w: (2 * w - 1) ** 2), 0.5)
+    assert cell["lowered"] > cell["compiled"]
+    assert "FLOPs: shared or dropped by the compiler (multiply 3 to 2" in cell["changed"]
+    assert report.text(cell["changed"]) in report.flop_cell(cell)
+    cell = {"formula": 6, "products": 6, "lowered": 9, "compiled": 9, "xla": 9, "changed": None}
+    assert "<dt>closed form = products</dt><dd>6</dd>" in report.flop_cell(cell)
+    assert "<dt>lowered = compiled</dt><dd>9</dd>" in report.flop_cell(cell)
 
 
 # The ledger, whole
@@ -498,7 +525,7 @@ def test_report_says_what_differs_and_what_is_missing():
 
 def test_report_flags_xla_only_where_it_is_off():
     for xla, flagged in ((1000, False), (1009, False), (500, True), (None, False)):
-        flops = {"formula": 1000, "lowered": 1000, "compiled": 1000, "xla": xla}
+        flops = dict.fromkeys(runner.FLOPS[:4], 1000) | {"xla": xla, "changed": None}
         assert ("XLA says" in page(chapter(flops=flops))) is flagged
 
 

@@ -271,8 +271,9 @@ def matrix_gradients(*, seed: int, full: bool):
             "rank_of_dW": jnp.linalg.matrix_rank(dw),
         },
         "jax.vjp",
-        flops=flops(lambda g: jax.vjp(jnp.matmul, w, x)[1](g), g, formula=2 * 3 * 4 + 3 * 4),
-        note="Articles one and two write W x; the gradients are those of their W.",
+        flops=flops(lambda g: jax.vjp(jnp.matmul, w, x)[1](g), g, formula=2 * 2 * 3 * 4),
+        note="Articles one and two write W x; the gradients are those of their W. The outer "
+        "product counts as the product that it is, of one term an entry.",
     )
     yield from by_hand(draw)
     inputs, errors = draw(5, 4), draw(5, 3)

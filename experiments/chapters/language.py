@@ -260,7 +260,11 @@ def operation_table(*, seed: int, full: bool):
         "grad": (jax.grad(lambda w: entropy(x @ w)), (w,), None),
         "clip_by_global_norm": (clip, (w,), None),
     }
-    prices = {name: flops(fn, *args, formula=law) for name, (fn, args, law) in table.items()}
+    cells = {name: flops(fn, *args, formula=law) for name, (fn, args, law) in table.items()}
+    prices = {
+        name: {stage: cell[stage] for stage in ("formula", "lowered", "compiled", "xla")}
+        for name, cell in cells.items()
+    }
     yield row(
         "calculus-operation-table",
         {"rows": len(table), "capabilities": list(table), "flops": prices},

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 WORTH_SAYING = 0.01
 
 
-def differences(cost: "Cost") -> list[str]:
-    """One sentence for each difference between the two stages of a program."""
+def differences(cost: "Cost", share: float) -> list[str]:
+    """One sentence for each difference between the stages above a share of all FLOPs."""
     lowered, compiled = cost.lowered, cost.compiled
     if lowered.stage == compiled.stage:
         return []
-    least = WORTH_SAYING * max(lowered.flops, compiled.flops)
+    least = share * max(lowered.flops, compiled.flops)
     if cost.devices > 1:
         return [
             f"The compiled program is one of {cost.devices} devices' part: "
@@ -33,10 +33,10 @@ def differences(cost: "Cost") -> list[str]:
             found.append(
                 f"{name.capitalize()} work went from {before:,} to {after:,} FLOPs: "
                 + ("shared or dropped" if after < before else "expanded or done again")
-                + " by the compiler."
+                + f" by the compiler ({_opcodes(lowered, compiled, name)})."
             )
     before, after = lowered.transcendentals, compiled.transcendentals
-    if abs(after - before) > WORTH_SAYING * max(before, after):
+    if abs(after - before) > share * max(before, after):
         found.append(f"Transcendentals went from {before:,} to {after:,}.")
     return found
 
@@ -74,6 +74,18 @@ def _products(lowered: "View", compiled: "View", least: float) -> Iterable[str]:
             f"{gone:,} FLOPs of products are not run: equal ones are shared and unused ones "
             f"dropped ({where})."
         )
+
+
+def _opcodes(lowered: "View", compiled: "View", category: str) -> str:
+    """The three instructions of a category whose FLOPs changed most: divide 48 to 6."""
+    before, after = (
+        totals_of((op.opcode, op.work.flops) for op in view.ops if op.category == category)
+        for view in (lowered, compiled)
+    )
+    pairs = {name: (before.get(name, 0), after.get(name, 0)) for name in {**before, **after}}
+    most = sorted(pairs, key=lambda name: -abs(pairs[name][1] - pairs[name][0]))[:3]
+    changed = (name for name in most if pairs[name][0] != pairs[name][1])
+    return ", ".join("{} {:,} to {:,}".format(name, *pairs[name]) for name in changed)
 
 
 def _recomputed(view: "View") -> int:

@@ -376,14 +376,17 @@ class Cost(View):
             "compiled": self.compiled.to_dict(),
         }
 
-    def explain(self) -> list[str]:
-        """Say in sentences what compiling changed by more than 1 % of the FLOPs.
+    def explain(self, *, least: float = explain.WORTH_SAYING) -> list[str]:
+        """Say in sentences what compiling changed.
+
+        Args:
+            least: The share of the program's FLOPs below which a difference goes unsaid.
 
         Returns:
             One sentence a difference between the lowered and the compiled program; none where
             they agree.
         """
-        return explain.differences(self)
+        return explain.differences(self, least)
 
     def to_html(self) -> str:
         """The table as an HTML fragment that needs nothing else."""
