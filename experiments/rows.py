@@ -37,8 +37,8 @@ class Row:
     there is nothing to compute; `by` names the functions that did the work, ours first;
     `flops` comes from `flops()`; `holds` is the experiment's own check, used only where the
     ledger gives no value to compare with; `note` is added to the ledger's. `not_compared`
-    names keys of the ledger's value that are shown without being held to it, because they
-    hang on a random draw or a text that nobody published; the note says which.
+    names keys of the ledger's value that are not held to it, because they hang on a random
+    draw or a text that nobody published (the note says which), but to `holds`.
     """
 
     claim: str

@@ -201,13 +201,16 @@ def judge(row: Row, claim: Claim, experiment: str) -> dict:
 
     The ledger's verdict stands only while our value agrees with the ledger's; where the
     ledger has something to compute, computing nothing is a disagreement, unless it says
-    itself that the data are missing.
+    itself that the data are missing. Values that are shown without being compared have to
+    meet the experiment's own check.
     """
     if claim.expect is not None and row.computed is None:
         agreed: bool | None = None if claim.verdict == "needs-data" else False
     elif isinstance(claim.expect, dict):
         held = {k: v for k, v in claim.expect.items() if k not in row.not_compared}
         agreed = agrees(held, row.computed, claim.tol)
+        if row.computed.keys() & set(row.not_compared):
+            agreed = agreed and bool(row.holds)
     else:
         agreed = row.holds
     return {

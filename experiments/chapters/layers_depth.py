@@ -65,8 +65,10 @@ def without_activation(*, seed: int, full: bool):
         },
         mlp,
         "jax.numpy.linalg.lstsq",
+        holds=bool(0.5 < residual["relu"] < 1),
         note="The share that one matrix leaves depends on the weights and inputs drawn: ours "
-        "come from this run's seed, so it is not held to the ledger's 0.68.",
+        "come from this run's seed, so it is not held to the ledger's 0.68, but to more than "
+        "half.",
         not_compared=("relu_chain_relative_residual",),
     )
     yield row(

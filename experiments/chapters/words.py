@@ -145,9 +145,10 @@ def nearness(*, seed: int, full: bool):
         vectors,
         cosine_similarity,
         flops=flops(lambda a, b: a @ b, table[0], table[1], formula=dot_flops(n=1, d=16)),
-        holds=bool(cosine("soup", "water") > cosine("king", "queen") > cosine("soup", "king")),
+        holds=bool(cosine("soup", "water") - 0.05 > cosine("king", "queen") > 0.5),
         note="The sentences are our own, so how like king and queen are is not held to the "
-        "ledger's 0.747. The FLOP are of one dot product.",
+        "ledger's 0.747, but to lie between one half and what words of one use have. The FLOP "
+        "are of one dot product.",
         not_compared=("king_queen",),
     )
     meals = [at(w) for w in ("soup", "tea", "water", "hot", "cold", "cook", "waiter", "guest")]
@@ -210,6 +211,7 @@ def analogies(*, seed: int, full: bool):
         cosine_similarity,
         vectors,
         flops=counted,
+        holds=bool(jnp.isclose(to(six, "princess"), to(six, "queen"))),
         note="In our own sentences it is princess, not woman, that six dimensions cannot tell "
         "from queen, so that key is not held to the ledger's. The FLOP are of the 63 dot "
         "products.",

@@ -80,9 +80,16 @@ def drift(*, seed: int, full: bool):
             trained.history["embedding"][0, 1],
             formula=dot_flops(n=1, d=d),
         ),
+        holds=bool(
+            king_queen[-1] > king_queen[0] + 0.25
+            and king_queen[-1] > king_queen.max() - 0.1
+            and abs(hot_cold[0]) < 0.5
+            and hot_cold[-1] > hot_cold[0] + 0.5
+        ),
         note="Where a pair starts hangs on the draw, and how far king and queen come in 400 "
         "steps on how often the sentences, which are our own, tell them apart: these are not "
-        "held to the ledger's. Words of the same use end together, of other uses apart.",
+        "held to the ledger's, but to how far each pair comes. Words of the same use end "
+        "together, of other uses apart.",
         not_compared=(
             "king_queen_start",
             "king_queen_peak",
