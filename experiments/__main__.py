@@ -1,11 +1,12 @@
 """`python -m experiments`: run the story, print the table of claims, write `results/`.
 
 Exit status: 0 when every row that ought to hold does, 1 when one does not or an experiment
-fails, 2 when the command itself cannot be obeyed.
+fails, 2 when the command itself cannot be obeyed, 130 when it is interrupted.
 """
 
 import argparse
 import difflib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -60,11 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"--out {options.out} cannot be written to ({why(error)}): "
             "name a directory that is yours, or one that can be made"
         )
+    try:
+        return run(options, given, parser)
+    except KeyboardInterrupt:
+        print(f"\n{interrupted(options.out)}", file=sys.stderr)
+        return 130
+
+
+def run(options: argparse.Namespace, given: dict[str, Path], parser: Parser) -> int:
+    """Run what is asked for and print what was found; returns the exit status."""
     from experiments import runner
 
     try:
         runner.read_claims(options.out)
         runner.read_results(options.out)
+        runner.read(options.out / runner.UNFINISHED, {})
     except ValueError as error:
         parser.error(str(error))
     scope = chosen(options.names)
@@ -77,20 +88,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(" ".join(str(error).split()))
     articles = {claim.article for claim in scope.values()}
-    try:
-        records = runner.run(
-            [name for name in CHAPTERS if name in chapters],
-            seed=options.seed,
-            full=options.full,
-            out=options.out,
-            progress=progress,
-            own=own,
-            article=options.names[0] if set(options.names) == articles else None,
-        )
-    except KeyboardInterrupt:
-        print(f"\nInterrupted; finished chapters are in {options.out}.", file=sys.stderr)
-        return 130
+    records = runner.run(
+        [name for name in CHAPTERS if name in chapters],
+        seed=options.seed,
+        full=options.full,
+        out=options.out,
+        progress=progress,
+        own=own,
+        article=options.names[0] if set(options.names) == articles else None,
+    )
     return print_results(records, scope, options.out)
+
+
+def interrupted(out: Path) -> str:
+    """What an interrupted run leaves, and how to go on."""
+    try:
+        begun = json.loads((out / "unfinished.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"Interrupted; {out} is as earlier runs left it."
+    return (
+        f"Interrupted; {out} keeps {len(begun['done'])} of {len(begun['chapters'])} chapters, "
+        "whole. The same command goes on from there."
+    )
 
 
 # What a user can bring: the chapter that takes it, what it is, and what it is for.
@@ -168,10 +187,12 @@ def print_list() -> None:
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
+def progress(done: int, total: int) -> Iterator[Callable[[str], None]]:
     """A bar on a terminal, one plain line an experiment anywhere else, both on stderr."""
+    if done:
+        print(f"Going on from {done} of {total} experiments.", file=sys.stderr, flush=True)
     if not sys.stderr.isatty():
-        lines = iter(range(1, total + 1))
+        lines = iter(range(done + 1, total + 1))
         yield lambda name: print(f"[{next(lines)}/{total}] {name}", file=sys.stderr, flush=True)
         return
     from rich.console import Console
@@ -191,7 +212,7 @@ def progress(total: int) -> Iterator[Callable[[str], None]]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as display:
         task = display.add_task("", total=total)
-        started = iter(range(total))
+        started = iter(range(done, total))
         yield lambda name: display.update(task, completed=next(started), description=name)
 
 

@@ -4,8 +4,10 @@ import ast
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from experiments import report, runner
-from experiments.__main__ import chosen, main, print_results
+from experiments.__main__ import chosen, main, print_results, progress
 from experiments.ledger import ARTICLES, CHAPTERS, VERDICTS, agrees, claims
 from experiments.rows import Figure, Row, flops, row, to_json
 
@@ -479,6 +481,154 @@ def test_one_chapter_merges_into_the_others(tmp_path):
     assert rows[HELD]["computed"] == {"ndim": 2}
     assert not (tmp_path / "objects.log").exists()
     assert [path.stem for path in (tmp_path / "figures").iterdir()] == ["objects-new"]
+
+
+# Interruptions of the whole run
+
+
+# All sixteen chapters, with experiments that take a moment: they repeat the ledger's values.
+QUICK = """
+import sys, time
+from experiments import runner
+from experiments.__main__ import main
+from experiments.ledger import claims
+from experiments.rows import Figure, Row
+from matplotlib.figure import Figure as Canvas
+
+def load(chapter):
+    def quick(*, seed, full):
+        "Stands in for a chapter."
+        for claim in claims().values():
+            if claim.chapter == chapter:
+                known = claim.expect if isinstance(claim.expect, dict) else {"seed": seed}
+                yield Row(claim=claim.id, computed=known if claim.expect else None, holds=True)
+        time.sleep(0.05)
+        yield Figure(name="line", figure=Canvas(figsize=(1, 1)), caption="A figure.")
+    return "About.", (quick,)
+
+runner.load = load
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def begin(*arguments: str) -> subprocess.Popen:
+    """A run under way: its first experiment has started."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if line.startswith("["):
+            return process
+    pytest.fail(f"ended with {process.wait()} before its first experiment")
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """What a results directory holds, apart from wall times."""
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and path.name != "timings.json"
+    }
+
+
+def undisturbed(out: Path, *command: str) -> tuple[dict[str, bytes], float]:
+    """What a run leaves that nothing disturbs, and the seconds after its first experiment."""
+    process = begin(*command, "--out", str(out))
+    start = time.perf_counter()
+    process.communicate()
+    assert process.returncode == 0
+    return contents(out), time.perf_counter() - start
+
+
+def disturb(out: Path, whole: dict, seconds: float, how: signal.Signals, *command: str) -> int:
+    """Strike a run after `seconds`, look at what it left, run it again; chapters it kept."""
+    command = (*command, "--out", str(out))
+    process = begin(*command)
+    time.sleep(seconds)
+    process.send_signal(how)
+    said = process.communicate()[1]
+    left = contents(out)
+    for name, content in left.items():
+        if name.endswith(".json") and not name.startswith("."):
+            json.loads(content)
+    kept = json.loads(left.get("unfinished.json", b'{"done": {}}'))["done"]
+    for name in kept:
+        assert left[f"{name}.json"] == whole[f"{name}.json"]
+    rows = json.loads(left.get("claims.json", b"{}"))
+    assert {row["chapter"] for row in rows.values()} >= set(kept)
+    if "unfinished.json" not in left:
+        assert process.returncode == 0  # it had ended
+    elif how == signal.SIGINT:
+        assert process.returncode == 130
+        last = said.strip().splitlines()[-1]
+        assert f"keeps {len(kept)} of" in last
+        assert last.endswith("chapters, whole. The same command goes on from there.")
+    else:
+        assert process.returncode == -how
+    again = python(*command)
+    assert again.returncode == 0, again.stderr
+    assert ("Going on from" in again.stderr) == bool(kept)
+    for name in kept:
+        assert f"] {name}:" not in again.stderr
+    assert contents(out) == whole
+    return len(kept)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
+def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, how):
+    command = ("-c", QUICK)
+    whole, seconds = undisturbed(tmp_path / "whole", *command)
+    kept = disturb(tmp_path / "struck", whole, seconds / 2, how, *command)
+    assert 0 < kept < len(CHAPTERS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
+def test_a_run_struck_at_any_moment_goes_on_to_the_same_bytes(tmp_path, rng, how):
+    real = ("-m", "experiments", "objects", "similarity", "derivatives", "edges")
+    for command, trials in (("-c", QUICK), 12), (real, 4):
+        whole, seconds = undisturbed(tmp_path / f"whole{trials}", *command)
+        for trial in range(trials):
+            out = tmp_path / f"struck{trials}-{trial}"
+            disturb(out, whole, rng.uniform(0, seconds), how, *command)
+
+
+def test_what_failed_or_used_the_users_data_is_run_again(tmp_path, monkeypatch):
+    def stop(**_):
+        raise KeyboardInterrupt
+
+    plans = {
+        "objects": made(),
+        "products": made(error=ValueError("no")),
+        "words": made(),
+        "svd": stop,
+    }
+    monkeypatch.setattr(runner, "load", lambda name: ("", (plans[name],)))
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(
+            plans, seed=0, full=False, out=tmp_path, progress=progress, own={"words": made()}
+        )
+    assert list(json.loads((tmp_path / "unfinished.json").read_text())["done"]) == ["objects"]
+
+
+def test_another_command_does_not_go_on(tmp_path):
+    process = begin("-c", QUICK, "--out", str(tmp_path))
+    time.sleep(1)
+    process.kill()
+    process.communicate()
+    (tmp_path / ".claims.json.123").write_text("{")
+    (tmp_path / ".mine.txt").write_text("kept")
+    again = python("-c", QUICK, "--seed", "1", "--out", str(tmp_path))
+    assert again.returncode == 0
+    assert "Going on" not in again.stderr
+    assert not (tmp_path / ".claims.json.123").exists()
+    assert (tmp_path / ".mine.txt").exists()
+    assert not (tmp_path / "unfinished.json").exists()
 
 
 # The report
