@@ -105,7 +105,7 @@ def interrupted(out: Path) -> str:
     try:
         begun = json.loads((out / "unfinished.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return f"Interrupted; {out} is as earlier runs left it."
+        return f"Interrupted; no run is unfinished in {out}."
     return (
         f"Interrupted; {out} keeps {len(begun['done'])} of {len(begun['chapters'])} chapters, "
         "whole. The same command goes on from there."
@@ -273,12 +273,16 @@ def print_results(records: list[dict], scope: dict[str, Claim], out: Path) -> in
     failures += [
         f"{name} differs: expected {report.plain(row['expected'])}, "
         f"computed {report.plain(row['computed'])}"
+        + (f" ({row['note']})" if row["note"] else "")
         for name, row in shown.items()
         if row["agrees"] is False
     ]
     for failure in failures:
         console.print(f"✗ {failure}", style="red", soft_wrap=True)
-    console.print(f"{len(shown)} of {len(scope)} claims computed. ", end="", soft_wrap=True)
+    _, apart = report.misses(shown)
+    less = f"; held to less: {', '.join(apart)}" if apart else ""
+    console.print(f"{report.within(shown)}{less}.", soft_wrap=True)
+    console.print(f"{len(shown)} of {len(scope)} claims answered. ", end="", soft_wrap=True)
     console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
     return 1 if failures else 0
 

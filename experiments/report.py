@@ -127,6 +127,7 @@ def page(
         lead=lead(rows),
         scores=scores(rows),
         wrong=wrong_list(rows),
+        missed=missed(rows),
         chapters="\n".join(chapters),
         stamp=stamp_list(run),
     )
@@ -135,6 +136,8 @@ def page(
 def lead(rows: dict[str, dict]) -> str:
     """The first paragraph: how far this run got and how the articles fared."""
     counts = Counter(row["verdict"] for row in rows.values())
+    computed = sum(row["computed"] is not None for row in rows.values())
+    nothing = len(rows) - computed
     parts = [
         f"{counts[verdict]} {said}"
         for verdict, said in (
@@ -148,10 +151,11 @@ def lead(rows: dict[str, dict]) -> str:
     rest = sum(counts[key] for key in ("illustrative-random", "hardware-fact", "needs-data"))
     if rest:
         parts.append(f"{rest} illustrate, quote hardware or need data that is not to be had")
-    outcome = f" Of these {'; '.join(parts)}." if parts else ""
+    outcome = f" Of all these {'; '.join(parts)}." if parts else ""
     return (
         f"The articles make {len(claims())} statements that can be checked. "
-        f"{len(rows)} of them are computed here.{outcome}"
+        f"{computed} of them are computed here"
+        f"{f', {nothing} leave nothing to compute' if nothing else ''}.{outcome}"
     )
 
 
@@ -259,6 +263,60 @@ def versus(row: dict) -> str:
     return f"<dl class=versus>{theirs}<dt>Here</dt>{ours}</dl>"
 
 
+def misses(rows: dict[str, dict]) -> tuple[dict[str, dict], dict[str, dict]]:
+    """Rows that miss the value expected of them, and rows with values not held to it."""
+    out = {name: row for name, row in rows.items() if row["agrees"] is False}
+    apart = {
+        name: row
+        for name, row in rows.items()
+        if any(key in (row["computed"] or {}) for key in row["not_compared"])
+    }
+    return out, apart
+
+
+def within(rows: dict[str, dict]) -> str:
+    """How many rows meet what is expected of them."""
+    checked = [row["agrees"] for row in rows.values() if row["agrees"] is not None]
+    return f"{sum(checked)} of {len(checked)} rows that can be checked are within tolerance"
+
+
+def missed(rows: dict[str, dict]) -> str:
+    """What is not within its tolerance or not held to it: expected, computed, and why."""
+    out, apart = misses(rows)
+    parts = [
+        f"<p>{within(rows)}: of the value that an independent computation gave, or, where that "
+        "is not known here, of a law that it has to obey.</p>"
+    ]
+    for found, said in (
+        (out, "These are not."),
+        (apart, "These values hang on a draw or on a text that nobody published: they are held "
+         "to less."),
+    ):  # fmt: skip
+        body = "".join(
+            f'<tr class="v-{row["verdict"]}" data-article="{row["article"]}">'
+            f'<td data-label=Claim><a href="#{name}">{text(row["claim"])}</a> '
+            f"{article_name(row['article'])}</td>"
+            f"<td data-label=Expected>{values(pick(row, 'expected'))}</td>"
+            f'<td data-label="Computed here">{values(pick(row, "computed"))}</td>'
+            f"<td data-label=Why>{prose(row['note'] or '')}</td></tr>"
+            for name, row in found.items()
+        )
+        if found:
+            parts.append(
+                f'<p>{said}</p><table class="claims missed"><thead><tr><th scope=col>Claim'
+                "<th scope=col>Expected<th scope=col>Computed here<th scope=col>Why</tr>"
+                f"</thead><tbody>{body}</tbody></table>"
+            )
+    return "\n".join(parts)
+
+
+def pick(row: dict, which: str) -> Any:
+    """The values of a row that are not compared; all of a row that misses."""
+    if row["agrees"] is False:
+        return row[which]
+    return {key: row[which][key] for key in row["not_compared"] if key in row[which]}
+
+
 def chapter_section(
     name: str, record: dict | None, figures: dict[str, str], run: dict, rows: dict[str, dict]
 ) -> str:
@@ -304,7 +362,8 @@ def experiment_section(chapter: str, experiment: dict, figures: dict[str, str]) 
         )
     drawn = [
         f'<figure style="flex-basis:{width(figures[figure["file"]]) + 26:.0f}px">'
-        f"<div class=paper>{figures[figure['file']]}</div>"
+        f'<div class=paper tabindex=0 role=group aria-label="{text(words(name))}">'
+        f"{figures[figure['file']]}</div>"
         f"<figcaption>{prose(figure['caption'])}</figcaption></figure>"
         for figure in experiment["figures"]
         if figure["file"] in figures
@@ -373,7 +432,12 @@ def flop_cell(flops: dict) -> str:
     if xla is not None and ours is not None and abs(xla - ours) > 0.01 * ours:
         entries.append(f"<div class=off><dt>XLA says</dt><dd>{count(xla)}</dd></div>")
     said = flops.get("changed")
-    changed = f"<p class=changed>{text(said)}</p>" if said else ""
+    changed = (
+        "<details class=changed><summary>what compiling changed</summary>"
+        f"{text(said)}</details>"
+        if said
+        else ""
+    )
     return f"<dl class=flops>{''.join(entries)}</dl>{changed}" if entries else ""
 
 
@@ -503,8 +567,8 @@ display:grid;grid-template:auto auto 1fr/15rem minmax(0,1fr);gap:0 3rem}
 h1,h2,h3,nav,aside,th,dl,.badge,.source,.score ul,summary,.article,figcaption,.stamp,small,
 .none,.expected,footer{font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 a{color:var(--link);text-decoration-thickness:1px;text-underline-offset:2px}
-a:focus-visible,input:focus-visible,summary:focus-visible{outline:2px solid var(--link);
-outline-offset:2px;border-radius:2px}
+a:focus-visible,input:focus-visible,summary:focus-visible,.paper:focus-visible{
+outline:2px solid var(--link);outline-offset:2px;border-radius:2px}
 .skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:1rem;background:var(--card);
 padding:.5rem 1rem;z-index:2}
 header,main,footer{grid-column:2}
@@ -567,6 +631,7 @@ background:var(--card);border:1px solid var(--rule);border-radius:6px}
 padding:.5rem .7rem}
 .claims th:nth-child(1){width:31%}.claims th:nth-child(2){width:13%}
 .claims th:nth-child(4){width:8.2rem}.claims th:nth-child(5){width:17%}
+.missed th:nth-child(n){width:19%}.missed th:nth-child(4){width:36%}
 .claims td[data-label=Verdict]{padding-right:0}
 .claims td{padding:.7rem;vertical-align:top;border-top:1px solid var(--rule);
 overflow-wrap:anywhere;font-size:.94rem;line-height:1.45}
@@ -598,7 +663,8 @@ color:var(--v)}
 .none{color:var(--soft);font-size:.82rem}
 .flops>div{display:flex;flex-direction:column-reverse}
 .flops dt{font-size:.72rem}.flops dd{margin:0;text-align:left;white-space:nowrap}
-.changed{margin:.3rem 0 0;font:.72rem/1.4 system-ui,sans-serif;color:var(--soft)}
+.changed{margin:.3rem 0 0;font:.72rem/1.4 system-ui,sans-serif}
+.changed summary{font-size:inherit}
 .flops .off{color:var(--near)}.flops .off dt{color:inherit}
 details{margin:1rem 0;color:var(--soft);font-size:.94rem}summary{cursor:pointer;
 font-size:.86rem}details li{margin:.25rem 0}
@@ -622,6 +688,7 @@ figure{flex-basis:100%!important}.paper{overflow-x:auto}
 .paper svg{max-width:none;width:max(32rem,100%)}footer dl{columns:1}.wrong{columns:auto}}
 @media print{html{font-size:9pt}body{display:block;max-width:none;padding:0;
 --bg:#fff;--card:#fff;--ink:#000}aside,.skip{display:none}
+details::details-content{content-visibility:visible;block-size:auto}
 h2{margin-top:2rem}h2,h3,.chapter p,thead{break-after:avoid}.figures{display:block}
 figure{margin-bottom:1rem}tr,figure{break-inside:avoid}
 .badge{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
@@ -645,6 +712,7 @@ PAGE = """<!doctype html>
 <nav aria-label="Chapters"><ol>
 <li><a href="#score">Score</a></li>
 <li><a href="#wrong">Where the articles are wrong</a></li>
+<li><a href="#missed">Within tolerance, and not</a></li>
 {contents}
 </ol></nav>
 <form><fieldset><legend>Show claims of</legend>
@@ -657,6 +725,9 @@ PAGE = """<!doctype html>
 </section>
 <section id=wrong><h2>Where the articles are wrong</h2>
 {wrong}
+</section>
+<section id=missed><h2>Within tolerance, and not</h2>
+{missed}
 </section>
 <div id=story>
 {chapters}

@@ -1,6 +1,7 @@
 """The experiments' harness: command line, judging, results directory, report."""
 
 import ast
+import itertools
 import json
 import os
 import re
@@ -372,8 +373,13 @@ def test_a_cell_tells_what_compiling_changed():
     assert "<dt>lowered = compiled</dt><dd>9</dd>" in report.flop_cell(cell)
 
 
+def kept_rows() -> dict[str, dict]:
+    """The rows of the run that is kept in the repository."""
+    return runner.read(ROOT / "experiments" / "results" / "cpu" / "claims.json", {})
+
+
 def test_kept_rows_have_no_unexplained_flop():
-    rows = json.loads((ROOT / "experiments" / "results" / "cpu" / "claims.json").read_text())
+    rows = kept_rows()
     assert rows.keys() == claims().keys()
     for name, kept in rows.items():
         cell = kept["flops"]
@@ -423,6 +429,22 @@ def test_every_disagreement_is_counted_and_has_its_correction():
     for name, made in rows.items():
         assert listed.count(f'href="#{name}"') == 1
         assert report.prose(made["note"]) in listed
+
+
+def test_kept_rows_show_each_disagreement_and_meet_each_value():
+    rows = kept_rows()
+    counts = Counter(row["severity"] for row in rows.values() if row["severity"])
+    assert counts == {"error": 7, "overstated": 11, "imprecise": 31}
+    listed = report.wrong_list(rows)
+    for name, claim in claims().items():
+        kept = rows[name]
+        assert (kept["verdict"], kept["severity"]) == (claim.verdict, claim.severity)
+        assert kept["expected"] == claim.expect
+        assert kept["agrees"] is not False
+        if claim.severity:
+            assert claim.note in kept["note"]
+            assert listed.count(f'href="#{name}"') == 1
+            assert report.prose(kept["note"]) in listed
 
 
 # A program for many devices, read without them
@@ -561,8 +583,9 @@ def disturb(out: Path, whole: dict, seconds: float, how: signal.Signals, *comman
         assert left[f"{name}.json"] == whole[f"{name}.json"]
     rows = json.loads(left.get("claims.json", b"{}"))
     assert {row["chapter"] for row in rows.values()} >= set(kept)
-    if "unfinished.json" not in left:
-        assert process.returncode == 0  # it had ended
+    if "unfinished.json" not in left:  # struck while it printed, or as it ended
+        assert process.returncode in (0, 130, -how)
+        assert left == whole
     elif how == signal.SIGINT:
         assert process.returncode == 130
         last = said.strip().splitlines()[-1]
@@ -695,6 +718,67 @@ def test_report_says_what_differs_and_what_is_missing():
     assert "expected" in html
     assert "14 claims not yet computed" in html
     assert "<span class=badge>holds</span>" in page(chapter())
+
+
+def test_report_lists_what_misses_and_what_is_held_to_less():
+    short = chapter(computed=GOOD | {"length": 511}, note="One is missing.")
+    listed = report.missed(report.rows_of(short))
+    assert "0 of 1 rows that can be checked are within tolerance" in listed
+    assert "These are not." in listed
+    assert "One is missing." in listed
+    assert all(f"<dd>{value}</dd>" in listed for value in (511, 512))
+    excused = chapter(
+        computed=GOOD | {"length": 511}, holds=True, not_compared=("length",), note="A draw."
+    )
+    listed = report.missed(report.rows_of(excused))
+    assert "1 of 1 rows that can be checked are within tolerance" in listed
+    assert "These are not." not in listed
+    assert "A draw." in listed
+    assert "ndim" not in listed  # which is compared
+    assert "<table" not in report.missed(report.rows_of(chapter()))
+
+
+def test_headings_descend_by_one_level_and_tables_have_heads():
+    record, figures = drawing()
+    html = page(record, chapter(), figures=figures)
+    levels = [int(level) for level in re.findall(r"<h([1-6])", html)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert html.count("<table") == html.count("<thead><tr><th scope=col>")
+    assert html.count("<figure") == html.count("<figcaption>") == html.count("<svg")
+
+
+def luminance(colour: str) -> float:
+    """WCAG's relative luminance of #rgb or #rrggbb."""
+    digits = colour.removeprefix("#")
+    digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's contrast of two colours, from 1 to 21."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_text_stands_out_in_both_themes():
+    assert contrast("#000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#fff") == pytest.approx(4.48, abs=0.01)
+    light, dark = (
+        dict(re.findall(r"--(\w+):(#\w+)", found))
+        for found in re.findall(r":root\{(.*?)\}", report.STYLE, re.S)
+    )
+    assert light.keys() == dark.keys()
+    written = light.keys() - {"bg", "card", "paper", "rule", "todo"}
+    for theme in (light, dark):
+        for name in written:
+            for behind in ("bg", "card"):
+                assert contrast(theme[name], theme[behind]) >= 4.5, (name, behind)
+        for drawn in (runner.STYLE["text.color"], runner.STYLE["xtick.color"]):
+            assert contrast(drawn, theme["paper"]) >= 4.5
 
 
 def test_report_flags_xla_only_where_it_is_off():
