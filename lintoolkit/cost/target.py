@@ -334,7 +334,9 @@ def _compile(
     ]
     jitted = jax.jit(exported.call, donate_argnums=tuple(donated), out_shardings=results)
     # Nothing runs: the module is the same where the CPU's machine code is not made good.
-    plain = {"xla_backend_optimization_level": "0"} if devices[0].platform == "cpu" else None
+    plain: dict[str, str | bool] = {}
+    if devices[0].platform == "cpu":
+        plain = {"xla_backend_optimization_level": "0"}
     return jitted.lower(*arguments).compile(compiler_options=plain)
 
 
