@@ -14,7 +14,8 @@ from jax import export
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from lintoolkit import _checks
+from lintoolkit import _checks, svd
+from lintoolkit._jit import jit
 
 
 @partial(
@@ -149,3 +150,49 @@ def check_fits(function: str, path: str, x: Any, low: Any) -> None:
             f"{function}: adapter {path} must have a {wanted[0]} and b {wanted[1]} for an "
             f"array {x.shape} of layout {low.layout!r}, got {low.a.shape} and {low.b.shape}."
         )
+
+
+def from_svd(found: svd.SVD, rank: int, shape: Sequence[int], layout: str) -> LowRank:
+    """The first triplets of a stack of matrices as a change, each factor with half of it."""
+    root = jnp.sqrt(found.s[:, :rank])
+    a, b = found.u[:, :, :rank] * root[:, None], root[:, :, None] * found.vt[:, :rank]
+    shape_a, shape_b = factor_shapes(shape, layout, rank)
+    return LowRank(a.reshape(shape_a), b.reshape(shape_b), 1.0, layout)
+
+
+def rank_for(s: Array, energy: Any) -> int:
+    """The least rank that has a share of the energy of every matrix in a stack."""
+    count = jax.vmap(partial(svd.rank_for_energy, energy=energy))(s)
+    return max(1, int(count.max()))
+
+
+def flat(low: LowRank) -> tuple[Array, Array]:
+    """Both factors as stacks of matrices, the first with the scale."""
+    stacked = low.layout.split().count("b")
+    count, r = math.prod(low.a.shape[:stacked]), rank_of(low)
+    wide = _checks.wide(jnp.result_type(low.a))
+    a, b = jnp.asarray(low.a, wide), jnp.asarray(low.b, wide)
+    return a.reshape(count, -1, r) * low.scale, b.reshape(count, r, -1)
+
+
+def array_shape(low: LowRank) -> tuple[int, ...]:
+    """Of the array that an adapter is for."""
+    words = low.layout.split()
+    stacked = words.count("b")
+    axes = {
+        "b": iter(low.a.shape[:stacked]),
+        "i": iter(low.a.shape[stacked:-1]),
+        "o": iter(low.b.shape[stacked + 1 :]),
+    }
+    return tuple(next(axes[word]) for word in words)
+
+
+@jit
+def decomposed(low: LowRank) -> svd.SVD:
+    """Singular triplets of a change, from its factors."""
+    with jax.default_matmul_precision("highest"):
+        a, b = flat(low)
+        q_a, r_a = jnp.linalg.qr(a)
+        q_b, r_b = jnp.linalg.qr(b.mT)
+        core = jax.vmap(svd.svd)(r_a @ r_b.mT)
+        return core._replace(u=q_a @ core.u, vt=core.vt @ q_b.mT)

@@ -21,7 +21,6 @@ Paths are `jax.tree_util.keystr` with "/" between. Letters: r rank, n rows, d wi
 
 import math
 import os
-import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -37,22 +36,34 @@ from jaxtyping import Array, PyTree
 
 from lintoolkit import _checks, _peft, svd
 from lintoolkit._jit import jit
+from lintoolkit._leaves import (
+    Where,
+    alike,
+    by_path,
+    check_adapters,
+    chosen_by,
+    is_array,
+    is_floating,
+    layout_of,
+    said_of,
+)
 from lintoolkit._lift import Record, evaluate, watched
 from lintoolkit._lowrank import (
     LowRank,
     added,
-    check_fits,
-    check_layout,
+    array_shape,
+    decomposed,
     factor_shapes,
+    flat,
+    from_svd,
     matrices,
+    rank_for,
     rank_limit,
-    rank_of,
     sizes,
     spread,
 )
 from lintoolkit.layers import AnyKey
 
-Where = str | Sequence[str] | Callable[[str, Any], bool]
 Words = str | Mapping[str, str] | Callable[[str], str]  # one for all, by path, or of the path
 Ranks = int | Mapping[str, int] | Callable[[str], int]
 Numbers = float | int | Mapping[str, float | int] | Callable[[str], float | int]
@@ -117,9 +128,9 @@ def init(
     """
     _checks.random_key("init", key)
     adapters = {}
-    for path, leaf in _chosen("init", params, where).items():
-        r, kind = _of("init", "rank", rank, path), _of("init", "init", init, path)
-        words = _layout_of("init", layout, path, leaf)
+    for path, leaf in chosen_by("init", params, where).items():
+        r, kind = said_of("init", "rank", rank, path), said_of("init", "init", init, path)
+        words = layout_of("init", layout, path, leaf)
         _check_rank("init", path, r, rank_limit(leaf.shape, words))
         if kind not in ("kaiming", "embedding"):
             raise ValueError(f"init: init must be 'kaiming' or 'embedding', got {kind!r}.")
@@ -127,7 +138,7 @@ def init(
         _checks.float_dtype("init", of)
         own = jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
         shape_a, shape_b = factor_shapes(leaf.shape, words, r)
-        scale = _scale(_of("init", "alpha", alpha, path), r, rslora=rslora)
+        scale = _scale(said_of("init", "alpha", alpha, path), r, rslora=rslora)
         if kind == "embedding":
             a, b = jnp.zeros(shape_a, of), jax.random.normal(own, shape_b, of)
         else:
@@ -201,8 +212,8 @@ def merge(
     References:
         Hu et al., LoRA: Low-Rank Adaptation of Large Language Models (2021), section 4.1.
     """
-    leaves, tree = _leaves("merge", params)
-    _check_adapters("merge", leaves, adapters)
+    leaves, tree = by_path("merge", params)
+    check_adapters("merge", leaves, adapters)
     for path, low in adapters.items():
         share = replace(low, a=low.a * jnp.asarray(scale, low.a.dtype))
         leaves[path] = _merged(leaves[path], share)
@@ -380,14 +391,14 @@ def layouts(
 
     def observed(params: PyTree, *args: Any, **kwargs: Any) -> PyTree:
         watch = lambda path, leaf: (
-            watched(path, leaf) if leaf.ndim > 1 and _is_floating(leaf) else leaf
+            watched(path, leaf) if leaf.ndim > 1 and is_floating(leaf) else leaf
         )
         return _evaluated(record, fun, params, watch, args, kwargs)
 
     _program(observed, params, args, kwargs)
     return {
         path: record.found[path]
-        for path in _leaves("layouts", params)[0]
+        for path in by_path("layouts", params)[0]
         if path in record.found
     }
 
@@ -438,13 +449,13 @@ def extract(
         Eckart and Young, The Approximation of One Matrix by Another of Lower Rank (1936).
     """
     _check_one("extract", rank=rank, energy=energy)
-    before, after = _alike("extract", base, tuned)
+    before, after = alike("extract", base, tuned)
     adapters = {}
-    for path, leaf in _chosen("extract", base, where).items():
-        words = _layout_of("extract", layout, path, leaf)
+    for path, leaf in chosen_by("extract", base, where).items():
+        words = layout_of("extract", layout, path, leaf)
         wide = _checks.wide(leaf.dtype)
         change = jnp.asarray(after[path], wide) - jnp.asarray(before[path], wide)
-        r = None if rank is None else _of("extract", "rank", rank, path)
+        r = None if rank is None else said_of("extract", "rank", rank, path)
         adapters[path] = _nearest("extract", path, change, words, r, energy)
     return adapters
 
@@ -479,11 +490,11 @@ def residual(base: PyTree, tuned: PyTree, adapters: Mapping[str, LowRank]) -> di
     References:
         Eckart and Young, The Approximation of One Matrix by Another of Lower Rank (1936).
     """
-    before, after = _alike("residual", base, tuned)
-    _check_adapters("residual", before, adapters)
+    before, after = alike("residual", base, tuned)
+    check_adapters("residual", before, adapters)
     errors = {}
     for path, leaf in before.items():
-        if not _is_floating(leaf):
+        if not is_floating(leaf):
             continue
         wide = _checks.wide(leaf.dtype)
         old, new = jnp.asarray(leaf, wide), jnp.asarray(after[path], wide)
@@ -532,11 +543,14 @@ def pissa(
         Meng, Wang and Zhang, PiSSA: Principal Singular Values and Singular Vectors Adaptation
         of Large Language Models (2024), section 3.
     """
-    leaves, tree = _leaves("pissa", params)
+    leaves, tree = by_path("pissa", params)
     adapters = {}
-    for path, leaf in _chosen("pissa", params, where).items():
-        words = _layout_of("pissa", layout, path, leaf)
-        r, wide = _of("pissa", "rank", rank, path), jnp.asarray(leaf, _checks.wide(leaf.dtype))
+    for path, leaf in chosen_by("pissa", params, where).items():
+        words = layout_of("pissa", layout, path, leaf)
+        r, wide = (
+            said_of("pissa", "rank", rank, path),
+            jnp.asarray(leaf, _checks.wide(leaf.dtype)),
+        )
         adapters[path] = low = _nearest("pissa", path, wide, words, r, None)
         leaves[path] = _merged(leaf, replace(low, scale=-1.0))
     return tree.unflatten(leaves.values()), adapters
@@ -599,7 +613,7 @@ def combine(
         ]
         low = _side_by_side(path, of)
         if rank is not None or energy is not None:
-            r = None if rank is None else _of("combine", "rank", rank, path)
+            r = None if rank is None else said_of("combine", "rank", rank, path)
             low = _compressed(path, low, r, energy)
         combined[path] = low
     return combined
@@ -774,13 +788,13 @@ def load_peft(
         Mangrulkar et al., PEFT: State-of-the-art Parameter-Efficient Fine-Tuning methods
         (2022), the checkpoint format.
     """
-    leaves, _ = _leaves("load_peft", params)
+    leaves, _ = by_path("load_peft", params)
     named = {}
     for path in names:
         if path not in leaves:
             raise ValueError(f"load_peft: names has {path}, and params have no such leaf.")
         leaf = leaves[path]
-        named[path] = leaf, _layout_of("load_peft", layout, path, leaf)
+        named[path] = leaf, layout_of("load_peft", layout, path, leaf)
     return _peft.load(Path(folder), named, names)
 
 
@@ -795,7 +809,7 @@ def _lifted(
     *args: Any,
     **kwargs: Any,
 ) -> PyTree:
-    _check_adapters("lift", _leaves("lift", params)[0], adapters)
+    check_adapters("lift", by_path("lift", params)[0], adapters)
 
     def adapted(path: str, leaf: Any) -> Any:
         if path not in adapters:
@@ -815,7 +829,7 @@ def _evaluated(
 ) -> PyTree:
     """Run a function's program with some leaves of its parameters entering as weights."""
     jaxpr, inputs, out = _program(fun, params, args, kwargs)
-    leaves = {p: leaf for p, leaf in _leaves("lift", params)[0].items() if _is_array(leaf)}
+    leaves = {p: leaf for p, leaf in by_path("lift", params)[0].items() if is_array(leaf)}
     weights = [enter(path, leaf) for path, leaf in leaves.items()]
     results = evaluate(record, jaxpr, [*weights, *inputs[len(weights) :]])
     return out.unflatten([record.plain(result, "the result") for result in results])
@@ -826,7 +840,7 @@ def _program(
 ) -> tuple[Any, list[Any], Any]:
     """The program of a call, the arrays that go in, the structure that comes out."""
     leaves, tree = jax.tree.flatten((params, args, dict(kwargs)))
-    traced = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
+    traced = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
 
     def of_arrays(*arrays: Array) -> PyTree:
         every = list(leaves)
@@ -857,179 +871,43 @@ def _nearest(
     stack = matrices(x, layout)
     if rank is None:
         found = jax.vmap(svd.svd)(stack)
-        rank = _rank_for(found.s, energy)
+        rank = rank_for(found.s, energy)
     else:
         _check_rank(function, path, rank, rank_limit(x.shape, layout))
         found = jax.vmap(partial(svd.truncated_svd, rank=rank))(stack)
     if not isinstance(x, jax.core.Tracer) and not found.ok.all():
         raise ValueError(f"{function}: the decomposition of {path} did not converge.")
-    return _from_svd(found, rank, x.shape, layout)
-
-
-def _from_svd(found: svd.SVD, rank: int, shape: Sequence[int], layout: str) -> LowRank:
-    root = jnp.sqrt(found.s[:, :rank])
-    a, b = found.u[:, :, :rank] * root[:, None], root[:, :, None] * found.vt[:, :rank]
-    shape_a, shape_b = factor_shapes(shape, layout, rank)
-    return LowRank(a.reshape(shape_a), b.reshape(shape_b), 1.0, layout)
-
-
-def _rank_for(s: Array, energy: Any) -> int:
-    count = jax.vmap(partial(svd.rank_for_energy, energy=energy))(s)
-    return max(1, int(count.max()))
-
-
-def _flat(low: LowRank) -> tuple[Array, Array]:
-    """Both factors as stacks of matrices, the first with the scale."""
-    stacked = low.layout.split().count("b")
-    count, r = math.prod(low.a.shape[:stacked]), rank_of(low)
-    wide = _checks.wide(jnp.result_type(low.a))
-    a, b = jnp.asarray(low.a, wide), jnp.asarray(low.b, wide)
-    return a.reshape(count, -1, r) * low.scale, b.reshape(count, r, -1)
-
-
-def _array_shape(low: LowRank) -> tuple[int, ...]:
-    """Of the array that an adapter is for."""
-    words = low.layout.split()
-    stacked = words.count("b")
-    axes = {
-        "b": iter(low.a.shape[:stacked]),
-        "i": iter(low.a.shape[stacked:-1]),
-        "o": iter(low.b.shape[stacked + 1 :]),
-    }
-    return tuple(next(axes[word]) for word in words)
+    return from_svd(found, rank, x.shape, layout)
 
 
 def _side_by_side(path: str, of: Sequence[tuple[LowRank, float | int | Array]]) -> LowRank:
     for low, _ in of:
         _check_low("combine", path, low)
-    kinds = {(low.layout, _array_shape(low)) for low, _ in of}
+    kinds = {(low.layout, array_shape(low)) for low, _ in of}
     if len(kinds) > 1:
         raise ValueError(
             f"combine: adapters of {path} must be of one layout and shape, got {sorted(kinds)}."
         )
     ((layout, shape),) = kinds
-    flat = [(_flat(low), weight) for low, weight in of]
-    a = jnp.concatenate([a * jnp.asarray(w).astype(a.dtype) for (a, _), w in flat], axis=2)
-    b = jnp.concatenate([b for (_, b), _ in flat], axis=1)
+    parts = [(flat(low), weight) for low, weight in of]
+    a = jnp.concatenate([a * jnp.asarray(w).astype(a.dtype) for (a, _), w in parts], axis=2)
+    b = jnp.concatenate([b for (_, b), _ in parts], axis=1)
     shape_a, shape_b = factor_shapes(shape, layout, a.shape[2])
     return LowRank(a.reshape(shape_a), b.reshape(shape_b), 1.0, layout)
 
 
-@jit
-def _decomposed(low: LowRank) -> svd.SVD:
-    """Singular triplets of a change, from its factors."""
-    with jax.default_matmul_precision("highest"):
-        a, b = _flat(low)
-        q_a, r_a = jnp.linalg.qr(a)
-        q_b, r_b = jnp.linalg.qr(b.mT)
-        core = jax.vmap(svd.svd)(r_a @ r_b.mT)
-        return core._replace(u=q_a @ core.u, vt=core.vt @ q_b.mT)
-
-
 def _compressed(path: str, low: LowRank, rank: int | None, energy: float | None) -> LowRank:
-    found = _decomposed(low)
+    found = decomposed(low)
     if rank is None:
-        rank = _rank_for(found.s, energy)
+        rank = rank_for(found.s, energy)
     _check_rank("combine", path, rank, found.s.shape[1])
-    return _from_svd(found, rank, _array_shape(low), low.layout)
+    return from_svd(found, rank, array_shape(low), low.layout)
 
 
 def _scale(alpha: float | int | None, rank: int, *, rslora: bool) -> float:
     if alpha is None:
         return 1.0
     return float(alpha) / (math.sqrt(rank) if rslora else rank)
-
-
-# Leaves, and what is said of each
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
-
-
-def _is_floating(leaf: Any) -> bool:
-    return _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
-def _leaves(function: str, tree: PyTree) -> tuple[dict[str, Any], Any]:
-    """Leaves by path, and the structure."""
-    flat, structure = jax.tree.flatten_with_path(tree)
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat
-    }
-    if len(leaves) < len(flat):
-        raise ValueError(f"{function}: two leaves of the parameters have one path; rename one.")
-    return leaves, structure
-
-
-def _chosen(function: str, params: PyTree, where: Where) -> dict[str, Any]:
-    """The leaves to adapt."""
-    every = _leaves(function, params)[0]
-    able = {p: leaf for p, leaf in every.items() if _is_floating(leaf) and leaf.ndim > 1}
-    if callable(where):
-        chosen = {path: leaf for path, leaf in able.items() if where(path, leaf)}
-        missed = [] if chosen else ["the function"]
-    else:
-        patterns = [where] if isinstance(where, str) else list(where)
-        hit = lambda pattern: {path for path in able if re.search(pattern, path)}
-        missed = [pattern for pattern in patterns if not hit(pattern)]
-        wanted = set[str]().union(*map(hit, patterns))
-        chosen = {path: leaf for path, leaf in able.items() if path in wanted}
-    if missed or not chosen:
-        listed = ", ".join(list(able)[:6]) + (", ..." if len(able) > 6 else "")
-        raise ValueError(
-            f"{function}: where must find floating arrays of two axes or more; "
-            f"{', '.join(map(repr, missed)) or 'nothing'} finds none of {listed or 'none'}."
-        )
-    return chosen
-
-
-def _of(function: str, option: str, given: Any, path: str) -> Any:
-    """What an option says of one leaf: itself, by path, by pattern or by function."""
-    if callable(given):
-        return given(path)
-    if not isinstance(given, Mapping):
-        return given
-    if path in given:
-        return given[path]
-    for pattern, value in given.items():
-        if re.search(pattern, path):
-            return value
-    raise ValueError(
-        f"{function}: {option} must say something of {path}, got {dict(given)!r:.80}."
-    )
-
-
-def _layout_of(function: str, given: Any, path: str, leaf: Any) -> str:
-    try:
-        layout = _of(function, "layout", given, path)
-    except ValueError:
-        layout = None  # what `layouts` did not find
-    if layout is None and leaf.ndim == 2:
-        layout = "i o"
-    if layout is None:
-        raise ValueError(
-            f"{function}: layout must say of {path} {leaf.shape} which axes are in, out or "
-            "stacked, such as layout={'" + path + "': 'b i o'}; lora.layouts reads it off a "
-            "program."
-        )
-    check_layout(function, path, layout, leaf.ndim)
-    return " ".join(layout.split())
-
-
-def _alike(function: str, base: PyTree, tuned: PyTree) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Leaves of two trees of one structure."""
-    before, after = _leaves(function, base)[0], _leaves(function, tuned)[0]
-    for path in before | after:
-        shapes = [
-            np.shape(each[path]) if path in each else "absent" for each in (before, after)
-        ]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"{function}: base and tuned must be alike, but {path} is {shapes[0]} and "
-                f"{shapes[1]}."
-            )
-    return before, after
 
 
 # Checks
@@ -1052,17 +930,3 @@ def _check_one(function: str, *, rank: Any, energy: float | None) -> None:
 def _check_low(function: str, path: str, low: Any) -> None:
     if not isinstance(low, LowRank):
         raise TypeError(f"{function}: adapter {path} must be a LowRank, got {low!r:.40}.")
-
-
-def _check_adapters(
-    function: str, leaves: Mapping[str, Any], adapters: Mapping[str, LowRank]
-) -> None:
-    if not isinstance(adapters, Mapping):
-        raise TypeError(
-            f"{function}: adapters must be a dict from path to LowRank, got {adapters!r:.40}."
-        )
-    for path, low in adapters.items():
-        if path not in leaves:
-            listed = ", ".join(list(leaves)[:6]) + (", ..." if len(leaves) > 6 else "")
-            raise ValueError(f"{function}: adapter {path} has no leaf; there are {listed}.")
-        check_fits(function, path, leaves[path], low)
