@@ -1,10 +1,18 @@
-"""The report: one HTML file with everything inline, built from a results directory."""
+"""The report: one HTML file with everything inline, built from a results directory.
+
+`python -m experiments.report` writes the README's table of verdicts from the kept rows.
+"""
 
 import html
+import importlib
+import inspect
+import json
 import math
 import re
 import textwrap
 from collections import Counter
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from experiments.ledger import ARTICLES, CHAPTERS, VERDICTS, Claim, claims
@@ -129,6 +137,7 @@ def page(
         wrong=wrong_list(rows),
         missed=missed(rows),
         chapters="\n".join(chapters),
+        code=code(rows),
         stamp=stamp_list(run),
     )
 
@@ -317,6 +326,47 @@ def pick(row: dict, which: str) -> Any:
     return {key: row[which][key] for key in row["not_compared"] if key in row[which]}
 
 
+@cache
+def source_of(name: str) -> tuple[str, str] | None:
+    """Where a function of ours stands, and its text; None for another's."""
+    module, _, attribute = name.rpartition(".")
+    if module.split(".")[0] not in ("lintoolkit", "experiments"):
+        return None
+    try:
+        function = inspect.unwrap(getattr(importlib.import_module(module), attribute))
+        lines, first = inspect.getsourcelines(function)
+    except (ImportError, AttributeError, TypeError, OSError):
+        return None
+    path = Path(inspect.getfile(function)).relative_to(Path(__file__).parent.parent)
+    return f"{path.as_posix()}, line {first}", "".join(lines)
+
+
+def code(rows: dict[str, dict]) -> str:
+    """The source of each function of ours that a row names, folded up."""
+    named = {name for row in rows.values() for name in row["function"].split(", ")}
+    found = {name: source for name in sorted(named) if (source := source_of(name))}
+    return "\n".join(
+        f"<details><summary><code>{text(name)}</code> {text(place)}</summary>"
+        f'<pre id="{source_id(name)}">{text(source)}</pre></details>'
+        for name, (place, source) in found.items()
+    )
+
+
+def source_id(name: str) -> str:
+    """Where in the report a function's source stands."""
+    return f"code-{name.replace('.', '-')}"
+
+
+def linked(names: str) -> str:
+    """Functions' names, ours as links to their source."""
+    return ", ".join(
+        f'<a href="#{source_id(name)}">{breakable(name)}</a>'
+        if source_of(name)
+        else breakable(name)
+        for name in names.split(", ")
+    )
+
+
 def chapter_section(
     name: str, record: dict | None, figures: dict[str, str], run: dict, rows: dict[str, dict]
 ) -> str:
@@ -396,7 +446,7 @@ def claim_row(name: str, row: dict) -> str:
         computed = f"<span class=none>{missing}</span>"
     if row["agrees"] is False:
         computed += f"<div class=expected>expected {values(row['expected'])}</div>"
-    by = f"<code>{breakable(row['function'])}</code>" if row["computed"] is not None else ""
+    by = f"<code>{linked(row['function'])}</code>" if row["computed"] is not None else ""
     stated = count_or_text(row["stated"]) if row["stated"] else "<span class=none>–</span>"
     cost = flop_cell(row["flops"])
     return (
@@ -588,6 +638,7 @@ aside{grid-area:1/1/span 3;font-size:.86rem;line-height:1.4}
 aside>div{position:sticky;top:0;max-height:100vh;overflow-y:auto;padding:3.5rem 0 2rem}
 nav ol{list-style:none;margin:0;padding:0}nav li{display:flex;gap:.5rem;
 justify-content:space-between;padding:.22rem 0}
+#code pre{padding:.7rem;background:var(--card);border:1px solid var(--rule);border-radius:6px}
 nav a{color:inherit;text-decoration:none}nav a:hover{text-decoration:underline}
 nav small{color:var(--soft);font-variant-numeric:tabular-nums;font-size:.78rem}
 .empty{color:var(--soft)}
@@ -714,6 +765,7 @@ PAGE = """<!doctype html>
 <li><a href="#wrong">Where the articles are wrong</a></li>
 <li><a href="#missed">Within tolerance, and not</a></li>
 {contents}
+<li><a href="#code">The functions that did it</a></li>
 </ol></nav>
 <form><fieldset><legend>Show claims of</legend>
 {filters}
@@ -732,15 +784,44 @@ PAGE = """<!doctype html>
 <div id=story>
 {chapters}
 </div>
+<section id=code><h2>The functions that did it</h2>
+<p>What rows name, as it stands in this version; other libraries’ functions are left out.</p>
+{code}
+</section>
 </main>
 <footer>
 <p>Each value was computed by the functions named beside it and compared with an independent
 float64 computation. A FLOP is one floating-point operation, so that a multiply-add is two:
 <b>closed form</b> is the textbook formula, <b>lowered</b> counts the program that JAX handed to
 the compiler, <b>compiled</b> the one that runs; XLA’s own count stands beside them where it is
-more than 1 % off. Full values are in <code>claims.json</code>.</p>
+more than 1 % off. Full values are in <code>claims.json</code>, each under its claim’s name.</p>
 <dl>{stamp}</dl>
 </footer>
 </body>
 </html>
 """
+
+
+def tabled(readme: str, rows: dict[str, dict]) -> str:
+    """The README with the table of these rows' verdicts in its place."""
+    counts = score(rows, claims())
+    shown = [verdict for verdict in LABELS if any(found[verdict] for found in counts.values())]
+    lines = [
+        ["article", *(LABELS[verdict] for verdict in shown)],
+        ["---", *("---:" for _ in shown)],
+        *(
+            [ARTICLES[article], *(str(found[verdict]) for verdict in shown)]
+            for article, found in counts.items()
+        ),
+    ]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    mark = "<!-- python -m experiments.report -->"
+    before, _, after = readme.split(mark)
+    return f"{before}{mark}\n\n{table}\n\n{mark}{after}"
+
+
+if __name__ == "__main__":
+    root = Path(__file__).parent.parent
+    kept = json.loads((root / "experiments/results/cpu/claims.json").read_text("utf-8"))
+    target = root / "README.md"
+    target.write_text(tabled(target.read_text("utf-8"), kept), "utf-8")

@@ -447,6 +447,16 @@ def test_kept_rows_show_each_disagreement_and_meet_each_value():
             assert report.prose(kept["note"]) in listed
 
 
+def test_the_table_in_the_readme_is_that_of_the_kept_rows():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert report.tabled(readme, kept_rows()) == readme
+    rows = kept_rows()
+    rows[HELD] = rows[HELD] | {"verdict": "differs"}
+    stale = report.tabled(readme, rows)
+    assert "| differs |" in stale
+    assert report.tabled(stale, kept_rows()) == readme
+
+
 # A program for many devices, read without them
 
 
@@ -684,6 +694,7 @@ def test_report_stands_alone(objects_run):
     (out, _), _ = objects_run
     record, figures = drawing()
     for html in ((out / "report.html").read_text(), page(record, figures=figures)):
+        html = re.sub(r"<pre.*?</pre>", "", html, flags=re.S)  # sources
         loads = re.findall(r"(?:src|href|action|data)=[\"']?([^\"'\s>]+)|url\(([^)]+)\)", html)
         for target in filter(None, (link or loaded for link, loaded in loads)):
             assert target.strip("\"'").startswith(("#", "data:image/")), target
@@ -718,6 +729,17 @@ def test_report_says_what_differs_and_what_is_missing():
     assert "expected" in html
     assert "14 claims not yet computed" in html
     assert "<span class=badge>holds</span>" in page(chapter())
+
+
+def test_report_has_the_source_of_our_functions():
+    html = page(chapter(by=("lintoolkit.layers.dense", "optax.sgd")))
+    assert (
+        '<a href="#code-lintoolkit-layers-dense">lintoolkit.<wbr>layers.<wbr>dense</a>' in html
+    )
+    assert "optax.<wbr>sgd</code>" in html
+    assert re.search(r"</code> lintoolkit/layers.py, line \d+</summary>", html)
+    assert re.search(r'<pre id="code-lintoolkit-layers-dense">@.*?\bdef dense\(', html, re.S)
+    assert "code-optax-sgd" not in html
 
 
 def test_report_lists_what_misses_and_what_is_held_to_less():
@@ -777,8 +799,11 @@ def test_text_stands_out_in_both_themes():
         for name in written:
             for behind in ("bg", "card"):
                 assert contrast(theme[name], theme[behind]) >= 4.5, (name, behind)
-        for drawn in (runner.STYLE["text.color"], runner.STYLE["xtick.color"]):
+        lines = [part["color"] for part in runner.STYLE["axes.prop_cycle"]]
+        gold = lines.pop(4)
+        for drawn in (*lines, runner.STYLE["text.color"], runner.STYLE["xtick.color"]):
             assert contrast(drawn, theme["paper"]) >= 4.5
+        assert contrast(gold, theme["paper"]) >= 3  # enough for a line
 
 
 def test_report_flags_xla_only_where_it_is_off():

@@ -9,7 +9,7 @@ from matplotlib.patches import FancyBboxPatch
 from experiments.classifier import Split, Trained
 from experiments.rows import Figure
 
-INK, GREY, LIGHT, ACCENT = "#222222", "#8a8f98", "#e4e6ea", "#c2410c"
+INK, GREY, LIGHT, ACCENT = "#222222", "#666b73", "#e4e6ea", "#c2410c"
 
 
 def plain(axes: Axes, *, x: str, y: str, title: str) -> None:
