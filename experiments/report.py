@@ -738,7 +738,7 @@ font:600 .72rem/1.6 system-ui,sans-serif;color:var(--soft)}
 figure{flex-basis:100%!important}.paper{overflow-x:auto}
 .paper svg{max-width:none;width:max(32rem,100%)}footer dl{columns:1}.wrong{columns:auto}}
 @media print{html{font-size:9pt}body{display:block;max-width:none;padding:0;
---bg:#fff;--card:#fff;--ink:#000}aside,.skip{display:none}
+--bg:#fff;--card:#fff;--ink:#000}aside,.skip,#code{display:none}
 details::details-content{content-visibility:visible;block-size:auto}
 h2{margin-top:2rem}h2,h3,.chapter p,thead{break-after:avoid}.figures{display:block}
 figure{margin-bottom:1rem}tr,figure{break-inside:avoid}
