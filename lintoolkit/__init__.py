@@ -19,3 +19,19 @@
 
 Import the module you mean, ``from lintoolkit import layers``: the file is the namespace.
 """
+
+from importlib import import_module
+from typing import Any
+
+__all__ = [
+    "attention", "checkpoint", "cost", "eigen", "factorize", "launch", "layers", "lora", "pca",
+    "regression", "similarity", "svd", "train", "transformer",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
+
+def __getattr__(name: str) -> Any:
+    # A module is imported when it is first named: nobody pays for what they do not use.
+    if name in __all__:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"lintoolkit has no module {name!r}; it has {', '.join(__all__)}.")

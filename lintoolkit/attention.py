@@ -25,6 +25,12 @@ from lintoolkit import _blockwise, _checks, _cudnn
 from lintoolkit._jit import jit
 from lintoolkit.layers import AnyKey, dense, dense_flops, init_dense
 
+__all__ = [
+    "attention_weights", "attention", "attention_flops", "rope", "init_multi_head",
+    "multi_head_attention", "multi_head_attention_flops",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
 _STATIC = ("causal", "window", "scale", "softcap")
 _Same = TypeVar("_Same", bound=Callable)
 

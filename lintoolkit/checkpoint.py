@@ -21,6 +21,11 @@ from jaxtyping import Array, PyTree, Shaped, UInt32
 
 from lintoolkit._jit import jit
 
+__all__ = [
+    "Restored", "fingerprint", "digest", "save", "restore",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
 # Odd and without pattern, of hash functions that are well tested.
 MIX = 0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35
 

@@ -29,6 +29,11 @@ from lintoolkit._triplets import (
 )
 from lintoolkit.layers import AnyKey
 
+__all__ = [
+    "Eigenpair", "PageRank", "Eigh", "power_iteration", "top_eigh", "pagerank",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
 
 class Eigenpair(NamedTuple):
     """One eigenvalue, its vector of length 1, the iterations made, whether it was met."""

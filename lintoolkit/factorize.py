@@ -22,6 +22,12 @@ from lintoolkit import _checks
 from lintoolkit._jit import jit
 from lintoolkit.similarity import TopK
 
+__all__ = [
+    "Side", "Recommender", "als", "implicit_als", "predict_rating", "predict_rating_flops",
+    "recommend", "recommend_flops",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
 AnyKey = Key[Array, ""] | UInt32[Array, "2"]
 Ids = Integer[Array, " e"] | Integer[np.ndarray, " e"]
 Number = Float[Array, ""] | float

@@ -25,6 +25,11 @@ import jax
 from lintoolkit import _checks
 from lintoolkit.train import PREEMPTED
 
+__all__ = [
+    "member", "supervise",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
 JOB = "LINTOOLKIT_JOB"  # address, processes and the own number, for `member`
 FAILED = 71  # exit status after an exception, sysexits.h's "system error"
 

@@ -23,6 +23,13 @@ from jaxtyping import Array, Float, Integer, Key, Shaped, UInt32
 from lintoolkit import _checks
 from lintoolkit._jit import jit
 
+__all__ = [
+    "init_dense", "dense", "dense_flops", "init_mlp", "mlp", "mlp_flops", "layer_norm",
+    "rms_norm", "embed", "patches", "frames", "spectrogram", "im2col", "conv2d",
+    "conv2d_flops", "sinusoidal_positions",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
 AnyKey = Key[Array, ""] | UInt32[Array, "2"]
 Margins = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
 

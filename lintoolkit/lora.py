@@ -64,6 +64,13 @@ from lintoolkit._lowrank import (
 )
 from lintoolkit.layers import AnyKey
 
+__all__ = [
+    "LowRank", "init", "parameters", "merge", "merge_flops", "lift", "lift_flops",
+    "explain", "layouts", "extract", "residual", "pissa", "combine", "resize", "fold",
+    "save_peft", "load_peft",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
 Words = str | Mapping[str, str] | Callable[[str], str]  # one for all, by path, or of the path
 Ranks = int | Mapping[str, int] | Callable[[str], int]
 Numbers = float | int | Mapping[str, float | int] | Callable[[str], float | int]

@@ -42,6 +42,13 @@ from lintoolkit._triplets import (
 )
 from lintoolkit.layers import AnyKey
 
+__all__ = [
+    "PCA", "Moments", "fit_pca", "explained_variance_ratio", "pca_encode",
+    "pca_encode_flops", "pca_decode", "pca_decode_flops", "moments", "merge_moments",
+    "pca_of_moments", "fit_pca_stream",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
 Solver = Literal["auto", "gram", "krylov"]
 
 

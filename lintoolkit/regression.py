@@ -16,6 +16,12 @@ from jaxtyping import Array, Bool, Float
 from lintoolkit import _checks
 from lintoolkit._jit import jit
 
+__all__ = [
+    "Coefficients", "normal_equation", "normal_equation_flops", "least_squares",
+    "least_squares_flops", "ridge", "ridge_flops",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
 
 class Coefficients(NamedTuple):
     """A weight for each feature, and whether there is an answer: if not, all are NaN."""

@@ -14,6 +14,11 @@ from jaxtyping import Array, Float, Int, Integer
 from lintoolkit import _checks
 from lintoolkit._jit import jit
 
+__all__ = [
+    "TopK", "dot", "dot_flops", "cosine_similarity", "top_k", "analogy",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
 
 class TopK(NamedTuple):
     """The best rows, best first: their numbers and their scores."""

@@ -45,6 +45,12 @@ from lintoolkit._triplets import (
 )
 from lintoolkit.layers import AnyKey
 
+__all__ = [
+    "SVD", "linear_operator", "svd", "truncated_svd", "randomized_svd", "low_rank",
+    "reconstruct", "reconstruct_flops", "tail_error", "rank_for_energy",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
 
 class SVD(NamedTuple):
     """U diag(s) Vᵀ, largest first; ``ok`` False, and every number NaN, where it failed."""

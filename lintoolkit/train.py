@@ -22,6 +22,11 @@ from lintoolkit import _checks
 from lintoolkit._jit import jit
 from lintoolkit.checkpoint import finish, restore, save
 
+__all__ = [
+    "PREEMPTED", "Fit", "fit", "fit_in_chunks",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
 PREEMPTED = 75  # exit status: saved and to be run again, sysexits.h's "temporary failure"
 
 

@@ -48,6 +48,13 @@ from lintoolkit.layers import (
     patches,
 )
 
+__all__ = [
+    "GPTConfig", "ViTConfig", "Part", "Generation", "Pretrained", "init_block", "block",
+    "block_flops", "init_gpt", "shard_gpt", "gpt", "gpt_flops", "gpt_parts", "generate",
+    "truncate_logits", "load_gpt2", "save_gpt2", "init_vit", "vit", "vit_flops",
+]  # fmt: skip
+__dir__ = lambda: __all__
+
 TABLE_SCALE = 0.02  # GPT-2's standard deviation of fresh token and position vectors
 BUCKET = 16  # tokens that any prompt is padded to at least
 

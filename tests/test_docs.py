@@ -1,6 +1,7 @@
 """The docstrings have their sections, and imports between the modules run one way."""
 
 import ast
+import importlib
 import inspect
 import pkgutil
 import re
@@ -110,6 +111,26 @@ def test_the_table_of_contents_names_every_module():
     modules = {m.name for m in pkgutil.iter_modules(lintoolkit.__path__) if m.name[0] != "_"}
     listed = {word for word in modules if f"- `lintoolkit.{word}`: " in lintoolkit.__doc__}
     assert listed == modules
+
+
+@pytest.mark.parametrize("module", [*MODULES, cost], ids=lambda module: module.__name__)
+def test_completion_shows_what_is_public(module):
+    """Functions, results and reports, and nothing that is imported."""
+    assert dir(module) == sorted(module.__all__)
+    of_its_own = {
+        name
+        for name, value in vars(module).items()
+        if name[0] != "_" and getattr(value, "__module__", None) == module.__name__
+    }
+    assert of_its_own <= set(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_modules_come_when_they_are_named():
+    assert lintoolkit.layers.dense is importlib.import_module("lintoolkit.layers").dense
+    assert set(dir(lintoolkit)) == {m.__name__.split(".")[1] for m in (*MODULES, cost)}
+    with pytest.raises(AttributeError, match="no module 'layer'; it has attention"):
+        lintoolkit.layer  # noqa: B018
 
 
 def imported(path):

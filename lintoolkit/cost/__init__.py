@@ -37,3 +37,4 @@ __all__ = [
     "measure_device",
     "register_custom_call",
 ]
+__dir__ = lambda: __all__
