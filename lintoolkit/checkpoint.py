@@ -22,7 +22,7 @@ from jaxtyping import Array, PyTree, Shaped, UInt32
 from lintoolkit._jit import jit
 
 __all__ = [
-    "Restored", "fingerprint", "digest", "save", "restore",
+    "Restored", "fingerprint", "digest", "save", "finish", "restore",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
