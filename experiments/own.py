@@ -6,6 +6,7 @@ blank lines.
 """
 
 import csv
+import io
 import json
 import math
 from array import array
@@ -16,6 +17,8 @@ import numpy as np
 from PIL import Image
 
 SIDE = 32  # pixels to which a photograph is brought
+PIXELS = 2**27  # of a photograph at most, and at most so many to a byte of its file
+TO_A_BYTE = 1000
 PHOTOGRAPHS = 5  # at least, of every kind
 RATINGS = 20  # at least
 CHARACTERS = 1000  # at least
@@ -74,7 +77,12 @@ def read_photographs(folder: Path) -> Photographs:
 def thumbnail(file: Path) -> np.ndarray:
     """A photograph, grey, brought to SIDE x SIDE pixels."""
     try:
-        with Image.open(file) as image:
+        # Not from the file itself, of which as much would be asked as a number in it says.
+        content = file.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            pixels = image.width * image.height
+            if pixels > min(PIXELS, TO_A_BYTE * len(content)):
+                raise ValueError(f"it says {image.width:,} x {image.height:,} pixels")
             image.draft("L", (2 * SIDE, 2 * SIDE))  # a JPEG need not be decoded whole
             return np.asarray(image.convert("L").resize((SIDE, SIDE)))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -166,7 +174,7 @@ def read_vocabulary(file: Path) -> dict[str, int] | None:
         return None
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: expected JSON, got {error}") from None
     if not isinstance(found, dict) or not all(type(n) is int for n in found.values()):
         raise ValueError(f"{file}: expected one object of tokens and their numbers")

@@ -364,7 +364,7 @@ def read(path: Path, default: Any) -> Any:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return default
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(broken(path, str(error))) from None
     if not isinstance(value, dict):
         raise ValueError(broken(path, f"a {type(value).__name__}"))

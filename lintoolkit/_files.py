@@ -26,11 +26,15 @@ def read_tensors(function: str, path: Path) -> tuple[dict[str, np.ndarray], dict
 
 
 def read_json(function: str, path: Path) -> dict[str, Any]:
-    """What a JSON file says."""
+    """The object that a JSON file holds."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{function}: {path} is not JSON ({error}).") from None
+    if not isinstance(described, dict):
+        got = type(described).__name__
+        raise ValueError(f"{function}: {path} must hold one JSON object, got a {got}.")
+    return described
 
 
 def tensors_file(tensors: Mapping[str, Any], metadata: dict[str, str]) -> Contents:

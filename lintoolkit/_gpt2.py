@@ -4,6 +4,7 @@ Blocks are stacked here and stand apart there, ``h.3.mlp.c_fc.weight``; queries,
 stand apart here and side by side there, in ``attn.c_attn``.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,9 @@ def read(path: Path, heads: int | None) -> tuple[dict[str, np.ndarray], dict[str
     }
     if len({name.removeprefix(PREFIX) for name in every}) < len(every):
         raise ValueError(f"load_gpt2: {path} has tensors both with and without {PREFIX!r}.")
-    return tensors, _sizes(path, tensors, heads or int(described.get("n_head", 0)))
+    told = str(described.get("n_head", ""))
+    told_heads = int(told) if re.fullmatch("[0-9]{1,6}", told) else 0
+    return tensors, _sizes(path, tensors, heads or told_heads)
 
 
 def params_of(path: Path, tensors: Mapping[str, np.ndarray], shapes: PyTree) -> PyTree:
@@ -115,7 +118,7 @@ def _description(path: Path) -> dict[str, Any]:
     for name, value in GPT2.items():
         if described.get(name, value) != value:
             raise ValueError(
-                f"load_gpt2: {path} says {name} is {described[name]!r}; only GPT-2's own, "
+                f"load_gpt2: {path} says {name} is {described[name]!r:.60}; only GPT-2's own, "
                 f"{value!r}, is computed here."
             )
     return described
@@ -129,8 +132,8 @@ def _sizes(path: Path, tensors: Mapping[str, np.ndarray], heads: int) -> dict[st
                 f"load_gpt2: {path} is no GPT-2: {name} must be a table (rows, d)."
             )
     (vocabulary, width), context = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
-    numbers = [name.split(".")[1] for name in tensors if name.startswith("h.")]
-    blocks = 1 + max((int(i) for i in numbers if i.isdecimal()), default=0)
+    # As many as there are, not as the highest says: a name is not to ask for memory.
+    blocks = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
     if heads < 1 or width % heads:
         raise ValueError(
             f"load_gpt2: heads must divide the width, {width}, got {heads or 'none'}; where "
@@ -139,7 +142,7 @@ def _sizes(path: Path, tensors: Mapping[str, np.ndarray], heads: int) -> dict[st
     return {
         "vocabulary": vocabulary,
         "context": context,
-        "blocks": blocks,
+        "blocks": max(blocks, 1),
         "heads": heads,
         "width": width,
     }

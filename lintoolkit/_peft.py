@@ -296,12 +296,49 @@ def _check_whole(module: str, saved: Any, leaf: Any, layout: str, index: int) ->
         )
 
 
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def _is_scale(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e30
+
+
+def _is_quick(pattern: str) -> bool:
+    """Whether it matches or not in good time: what is repeated twice over takes for ever."""
+    try:
+        re.compile(rf"(.*\.)?({pattern})$")
+    except (re.error, OverflowError, RecursionError):
+        return False
+    plain = re.sub(r"\\.", "_", pattern)
+    return not re.search(r"\)[*+{]", plain) and len(re.findall(r"[*+{]", plain)) <= 2
+
+
 def _is_floating(tensor: np.ndarray) -> bool:
     return jnp.issubdtype(tensor.dtype, jnp.floating)
 
 
 def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse adapters that are not, or not only, a product of two factors."""
+    """Refuse adapters that are not, or not only, a product of two factors, or of no size."""
+    for default, patterns, ok, what in (
+        ("r", "rank_pattern", _is_rank, "a whole number from 1 up"),
+        ("lora_alpha", "alpha_pattern", _is_scale, "a finite number"),
+    ):
+        given = config.get(patterns) or {}
+        if not isinstance(given, dict):
+            raise ValueError(f"load_peft: {folder} has a {patterns} that is no object.")
+        for pattern in given:
+            if not _is_quick(pattern):
+                raise ValueError(
+                    f"load_peft: {folder} has the {patterns} {pattern!r:.60}, which is no "
+                    "regular expression, or one that repeats a group or more than two things."
+                )
+        for value in (config.get(default, 8), *given.values()):
+            if not ok(value):
+                raise ValueError(
+                    f"load_peft: {folder} has in {default} or {patterns} {value!r:.60}, not "
+                    f"{what}."
+                )
     other = {name: value for name, value in config.items() if name not in READ | IDLE and value}
     if config.get("peft_type") != "LORA":
         other["peft_type"] = config.get("peft_type")

@@ -148,7 +148,7 @@ def nearest_to_queen(model: Pretrained, vocabulary: dict[str, int]) -> list[str]
     """The five tokens nearest to king - man + woman, where the vocabulary has the words."""
     asked = [vocabulary.get(f"Ġ{word}") for word in ("man", "king", "woman")]
     table = jnp.asarray(model.params["tokens"]["embedding"], jnp.float32)
-    if None in asked or max(filter(None, asked)) >= len(table) or len(table) < 8:
+    if len(table) < 8 or not all(n is not None and 0 <= n < len(table) for n in asked):
         return []
     names = {number: token.replace("Ġ", " ").strip() for token, number in vocabulary.items()}
     found = analogy(table, *(jnp.array(number) for number in asked), k=5)
