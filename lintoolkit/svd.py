@@ -273,11 +273,17 @@ def randomized_svd(
     products = products_of(x)
     count = min(rank + oversample, products.width)
     rows = jax.random.normal(key, (count, products.width), products.dtype)
-    # By reflections: the columns are a mixture, in which a much larger value drowns the others.
+    info = jnp.finfo(products.dtype)
+
+    def basis(columns: Array) -> Array:
+        # By reflections: they are a mixture, in which a much larger value drowns the others;
+        # where these would be subnormal, reflections of them are none.
+        lost = jnp.abs(columns) < float(info.tiny) / float(info.eps)
+        return jnp.linalg.qr(jnp.where(lost, 0, columns))[0]
+
     for _ in range(power_iters):
-        q, _ = jnp.linalg.qr(products.push(rows))
-        rows = jnp.linalg.qr(products.pull(q).T)[0].T
-    q, _ = jnp.linalg.qr(products.push(rows))
+        rows = basis(products.pull(basis(products.push(rows))).T).T
+    q = basis(products.push(rows))
     left, s, vt, finite = small_svd(products.pull(q))
     columns = push(q, left.T)
     return _finished(*products.triplets(columns[:, :rank], s[:rank], vt[:rank]), finite)
