@@ -18,6 +18,10 @@
 - `lintoolkit.cost`: the work, bytes and memory of any JAX function, from what XLA compiled.
 
 Import the module you mean, ``from lintoolkit import layers``: the file is the namespace.
+
+.. include:: tour.md
+.. include:: coming_from.md
+.. include:: CHANGELOG.md
 """
 
 from importlib import import_module

@@ -1,10 +1,12 @@
 """The docstrings have their sections, and imports between the modules run one way."""
 
 import ast
+import html
 import importlib
 import inspect
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +23,7 @@ FUNCTIONS = {
     for name, fn in public_functions(module).items()
 }
 ROOT = Path(lintoolkit.__file__).parent
+README = ROOT.parent / "README.md"
 
 # Who may import whom. What is not listed may import its own parts and _checks alone.
 MAY_IMPORT = {
@@ -167,3 +170,25 @@ def test_cost_stands_on_its_own():
     )
     rooms = {m.split(".")[1] for m in run.stdout.split() if m.startswith("lintoolkit.")}
     assert rooms == {"cost"}
+
+
+def test_pages_hold_signatures_equations_and_examples(tmp_path):
+    pytest.importorskip("pdoc", reason="pdoc is in the extra `docs`")
+    (command,) = re.findall("^python (-m pdoc .*)$", README.read_text(encoding="utf-8"), re.M)
+    words = [*shlex.split(command)[:-1], str(tmp_path)]
+    subprocess.run([sys.executable, *words], check=True, cwd=ROOT.parent)
+    text = lambda name: html.unescape(
+        re.sub("<[^>]*>", "", (tmp_path / name).read_text(encoding="utf-8"))
+    )
+    pages = {path.stem for path in (tmp_path / "lintoolkit").iterdir()}
+    assert pages == {*lintoolkit.__all__}
+    for module in MODULES:
+        page = text(f"{module.__name__.replace('.', '/')}.html")
+        for name in public_functions(module):
+            assert f"{name}(" in page
+    attention = text("lintoolkit/attention.html")
+    assert "causal: bool = False" in attention
+    assert r"$A_{ij} = \operatorname{softmax}_j(s_{ij})$" in attention  # MathJax takes it on
+    assert ">>> print(attention(q, q, v, causal=True).ravel())" in attention
+    assert "A tour in ten minutes" in text("lintoolkit.html")
+    assert "Coming from PyTorch" in text("lintoolkit.html")
