@@ -54,7 +54,7 @@ def cost(
             none of the three, or `target` is unknown, lacks its compiler or is too small.
 
     Cost:
-        One trace and one compilation; reading takes about 50 µs an instruction.
+        One trace and one compilation; reading grows with the number of instructions.
 
     Examples:
         >>> import jax, jax.numpy as jnp
