@@ -143,8 +143,6 @@ def damage(path, kind):
         path.unlink()
 
 
-# What orbax had under way when it failed complains of its closed event loop.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", [*DAMAGE, "delete"])
 def test_a_damaged_state_is_passed_over_and_the_reason_said(rng, tmp_path, kind):
     """Whichever file was damaged: a state that was saved, and no other."""
