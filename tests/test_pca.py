@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -626,14 +627,15 @@ def test_only_sums_over_rows_travel_between_devices(kind, shape):
 
 
 PROCESS = """
-import json, sys
+import hashlib, json, os, signal, sys
 from functools import partial
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from lintoolkit.pca import fit_pca, moments
+from lintoolkit.pca import fit_pca, fit_pca_stream, moments
 
-port, count, process, path = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+path, folder, port = sys.argv[1:4]
+count, process, dies = map(int, sys.argv[4:])
 jax.config.update("jax_num_cpu_devices", 1)
 if count > 1:
     jax.distributed.initialize(
@@ -651,26 +653,45 @@ where = np.arange(len(rows)) < len(rows) - 3
 x, where = share(rows[own]), share(where[own])
 fitted = fit_pca(x, rank=5, where=where)
 state = moments(x, where=where)
+
+class Rows:
+    shape, taken = rows.shape, 0
+
+    def __getitem__(self, at):
+        self.taken += 1
+        if self.taken == dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rows[at]
+
+streamed = fit_pca_stream(Rows(), rank=5, chunk_rows=2048, checkpoint=folder, shards=5)
 print(json.dumps({
     "mean": fitted.mean.tolist(),
     "components": fitted.components.tolist(),
     "variances": fitted.explained_variance.tolist(),
     "scatter": state.scatter.tolist(),
+    "streamed": hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in streamed)).hexdigest(),
 }))
 """
 
 
 def test_processes_that_share_the_rows_find_what_one_finds(rng, tmp_path):
-    x = rng.standard_normal((404, 31)) * 0.7 ** np.arange(31)
-    np.save(tmp_path / "rows.npy", x.astype("float32"))
+    """Within rounding where they add up over a mesh; to the bit by shards, after a kill too."""
+    x = rng.standard_normal((24_004, 31)) * 0.7 ** np.arange(31) + 2
+    path = tmp_path / "rows.npy"
+    np.save(path, x.astype("float32"))
     expected = fit_pca(jnp.asarray(x[:-3], "float32"), rank=5)
     scatter = moments(jnp.asarray(x[:-3], "float32")).scatter
-    for count in (2, 4):
+    killed = run(PROCESS, path, tmp_path / "2", 0, 1, 0, 8, background=True)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert len([*(tmp_path / "2").glob("[!.]*")]) == 1
+    streamed = set()
+    for count in (1, 2, 4):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         workers = [
-            run(PROCESS, port, count, i, tmp_path / "rows.npy", background=True)
+            run(PROCESS, path, tmp_path / f"{count}", port, count, i, 0, background=True)
             for i in range(count)
         ]
         for worker in workers:
@@ -680,3 +701,5 @@ def test_processes_that_share_the_rows_find_what_one_finds(rng, tmp_path):
             np.testing.assert_allclose(
                 found["scatter"], scatter, rtol=0, atol=2e-6 * scatter.max()
             )
+            streamed.add(found["streamed"])
+    assert len(streamed) == 1
