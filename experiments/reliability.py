@@ -517,7 +517,7 @@ def try_kills(folder: Path, quick: bool, seed: int) -> dict[str, Any]:
 def try_damages(folder: Path, quick: bool, seed: int) -> dict[str, Any]:
     """How restoring ends, by what was done to one file of the newest checkpoint."""
     found: dict[str, Any] = {}
-    for processes in (1,):  # damage that one of several alone sees still ends their job
+    for processes in (1, 2):
         here = folder / f"{processes}"
         rows = damages(here, processes=processes, rounds=1 if quick else 2, seed=seed)
         found[f"processes: {processes}"] = {"trials": len(rows)} | {

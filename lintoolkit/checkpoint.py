@@ -319,8 +319,18 @@ def _read(manager: Any, step: int, wanted: PyTree) -> PyTree:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), wanted
     )
     # Without the structure named tuples would come back as plain ones.
-    args = ocp.args.Composite(state=ocp.args.StandardRestore({"tree": shapes}))
-    return manager.restore(step, args=args)["state"]["tree"]
+    args = ocp.args.StandardRestore({"tree": shapes})
+    place = manager.directory / str(step) / "state"
+    if jax.process_count() == 1 or not place.exists():
+        return manager.restore(step, args=ocp.args.Composite(state=args))["state"]["tree"]
+    # Each process for itself: orbax would wait for those that a damaged file has stopped.
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"{process}"
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+        return reader.restore(place, args=args)["tree"]
 
 
 def _check_layout(step: int, stored: dict[str, list], wanted: PyTree) -> None:

@@ -102,6 +102,13 @@ def test_kills_lose_no_committed_step(tmp_path):
     assert (tmp_path / "killed" / "sha").read_text() == undisturbed
 
 
+@pytest.mark.slow
+def test_processes_agree_on_what_they_restore(tmp_path):
+    """Whichever file of the newest step was damaged, a part of it each process's own."""
+    rows = reliability.damages(tmp_path, processes=2, rounds=1, seed=0)
+    assert {row["end"] for row in rows} == {"an older state", "the newest state"}
+
+
 # Nothing that runs what a file says
 
 
