@@ -48,12 +48,14 @@ def as_a_user():
 
 
 class _AsInstalled:
-    """What users read and do, who have not turned 64-bit numbers on."""
+    """What users read and do, whose numbers have 32 bits and are promoted."""
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
         of_users = ("README.md", "lintoolkit/tour.md", "tests/test_tasks.py")
-        with jax.enable_x64(not item.nodeid.startswith(of_users)):
+        as_users = item.nodeid.startswith(of_users)
+        promotion = jax.numpy_dtype_promotion("standard" if as_users else "strict")
+        with jax.enable_x64(not as_users), promotion:
             return (yield)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -101,8 +102,9 @@ os._exit(0)  # orbax's threads would wait five minutes for saves that failed
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("disk")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)  # for whom the process becomes
+    for parent in (folder, *folder.parents):
+        if parent.stat().st_uid == os.getuid() and parent.is_relative_to(tempfile.gettempdir()):
+            parent.chmod(parent.stat().st_mode | 0o055)  # for whom the process becomes
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, folder],
         env=os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"},

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -578,11 +580,13 @@ def undisturbed(out: Path, *command: str) -> tuple[dict[str, bytes], float]:
     return contents(out), time.perf_counter() - start
 
 
-def disturb(out: Path, whole: dict, seconds: float, how: signal.Signals, *command: str) -> int:
-    """Strike a run after `seconds`, look at what it left, run it again; chapters it kept."""
+def disturb(
+    out: Path, whole: dict, wait: Callable[[], object], how: signal.Signals, *command: str
+) -> int:
+    """Strike a run after a wait, look at what it left, run it again; chapters it kept."""
     command = (*command, "--out", str(out))
     process = begin(*command)
-    time.sleep(seconds)
+    wait()
     process.send_signal(how)
     said = process.communicate()[1]
     left = contents(out)
@@ -616,8 +620,15 @@ def disturb(out: Path, whole: dict, seconds: float, how: signal.Signals, *comman
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
 def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, how):
     command = ("-c", QUICK)
-    whole, seconds = undisturbed(tmp_path / "whole", *command)
-    kept = disturb(tmp_path / "struck", whole, seconds / 2, how, *command)
+    whole, _ = undisturbed(tmp_path / "whole", *command)
+    struck = tmp_path / "struck"
+    state = struck / "unfinished.json"
+
+    def until_a_chapter_is_kept():
+        while not (state.exists() and json.loads(state.read_bytes())["done"]):
+            time.sleep(0.01)
+
+    kept = disturb(struck, whole, until_a_chapter_is_kept, how, *command)
     assert 0 < kept < len(CHAPTERS)
 
 
@@ -629,7 +640,7 @@ def test_a_run_struck_at_any_moment_goes_on_to_the_same_bytes(tmp_path, rng, how
         whole, seconds = undisturbed(tmp_path / f"whole{trials}", *command)
         for trial in range(trials):
             out = tmp_path / f"struck{trials}-{trial}"
-            disturb(out, whole, rng.uniform(0, seconds), how, *command)
+            disturb(out, whole, partial(time.sleep, rng.uniform(0, seconds)), how, *command)
 
 
 def test_what_failed_or_used_the_users_data_is_run_again(tmp_path, monkeypatch):

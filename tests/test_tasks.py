@@ -37,8 +37,6 @@ GPT = transformer.GPTConfig(vocabulary=61, context=32, blocks=2, heads=2, width=
 @pytest.fixture(autouse=True)
 def as_installed(as_a_user):
     del as_a_user
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def test_price_my_model_on_v5e():

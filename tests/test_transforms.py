@@ -635,6 +635,7 @@ ASIDE = {
     "transformer.generate",
     "svd.rank_for_energy",
     "checkpoint.fingerprint",
+    "similarity.analogy",
 }  # whole numbers
 
 every_function = pytest.mark.parametrize("name", TABLE)

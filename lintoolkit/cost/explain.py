@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 WORTH_SAYING = 0.01
 
 
-def differences(cost: "Cost", share: float) -> list[str]:
+def differences(cost: "Cost", share: float | int) -> list[str]:
     """One sentence for each difference between the stages above a share of all FLOPs."""
     lowered, compiled = cost.lowered, cost.compiled
     if lowered.stage == compiled.stage:
@@ -41,7 +41,7 @@ def differences(cost: "Cost", share: float) -> list[str]:
     return found
 
 
-def _products(lowered: "View", compiled: "View", least: float) -> Iterable[str]:
+def _products(lowered: "View", compiled: "View", least: float | int) -> Iterable[str]:
     """Products that went, came, or turned into multiplications."""
     change = compiled.matmul_flops - lowered.matmul_flops
     if abs(change) <= least:
@@ -109,7 +109,7 @@ def _by_scope(view: "View") -> dict[str, int]:
     return totals_of(("/".join(scope_of(op.name)), op.work.products) for op in view.ops)
 
 
-def _upcasts(lowered: "View", compiled: "View", least: float) -> Iterable[str]:
+def _upcasts(lowered: "View", compiled: "View", least: float | int) -> Iterable[str]:
     """Element types whose products run in another one."""
     before, after = _by_dtype(lowered), _by_dtype(compiled)
     for dtype, products in before.items():

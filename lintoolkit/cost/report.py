@@ -376,7 +376,7 @@ class Cost(View):
             "compiled": self.compiled.to_dict(),
         }
 
-    def explain(self, *, least: float = explain.WORTH_SAYING) -> list[str]:
+    def explain(self, *, least: float | int = explain.WORTH_SAYING) -> list[str]:
         """Say in sentences what compiling changed.
 
         Args:
