@@ -37,6 +37,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import CheckpointManager, CheckpointManagerOptions
 
 from experiments.runner import ROOT, dump, read, run_stamp, write
+from experiments.writer import next_token_loss
 from lintoolkit import layers, transformer
 from lintoolkit.checkpoint import digest, restore
 from lintoolkit.cost import cost
@@ -48,6 +49,7 @@ STEPS, CHUNK, BATCH, SEED = 30, 3, 8, 0
 SHARDS, CHUNK_ROWS, BATCH_ROWS = 32, 8192, 4096  # of rows in a file
 LIMIT, HEARTBEAT = 90.0, 10  # seconds until a stalled process ends itself, and a silent peer's
 CONFIG = transformer.GPTConfig(vocabulary=32, context=16, blocks=2, heads=4, width=32)
+LOSS = next_token_loss(CONFIG)
 OPTIMIZER = optax.adamw(3e-3)
 RESULTS = Path(__file__).parent / "results" / "cpu" / "reliability.json"
 FAULTS = ("kill a worker", "kill process 0", "stall", "stop", "term", "raise")
@@ -56,13 +58,6 @@ FAULTS = ("kill a worker", "kill process 0", "stall", "stop", "term", "raise")
 Alive = Callable[[], None]  # to be called at every step, see `member`
 
 # One process of the job
-
-
-def loss(params, tokens):
-    """Mean surprise at each next token."""
-    logits = transformer.gpt(params, tokens[:, :-1], config=CONFIG)
-    entropy = optax.softmax_cross_entropy_with_integer_labels
-    return entropy(logits, tokens[:, 1:]).mean()
 
 
 def tokens(step: int) -> np.ndarray:
@@ -94,7 +89,7 @@ def run(
 
     with CheckpointManager(folder, options=CheckpointManagerOptions(max_to_keep=4)) as manager:
         return fit_in_chunks(
-            loss,
+            LOSS,
             params,
             batches,
             steps=steps,
@@ -122,7 +117,7 @@ def train(folder: Path, alive: Alive, *, steps: int, fault: str, model: int) -> 
     if model > 1:
         split = NamedSharding(mesh(model), PartitionSpec(None, "data"))
         batches = jax.device_put(np.stack([tokens(step) for step in range(CHUNK)]), split)
-        priced = cost(partial(fit, loss, optimizer=OPTIMIZER), fitted.params, batches)
+        priced = cost(partial(fit, LOSS, optimizer=OPTIMIZER), fitted.params, batches)
         found = [[c.opcode, c.group, c.times, c.bytes] for c in priced.collectives]
         write(folder / "collectives", json.dumps(sorted(found)))
     return fitted

@@ -68,11 +68,12 @@ def shape(*, width: int, blocks: int, source: Source = text) -> GPTConfig:
 
 
 @cache
-def next_token_loss(config: GPTConfig):
-    """The mean surprise at each next token of a batch of sequences."""
+def next_token_loss(config: GPTConfig, *, remat: bool = False):
+    """The mean surprise at each next token of a batch of sequences, in float32 at least."""
 
     def loss(params, batch):
-        logits = gpt(params, batch[:, :-1], config=config)
+        logits = gpt(params, batch[:, :-1], config=config, remat=remat)
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         entropy = optax.softmax_cross_entropy_with_integer_labels
         return entropy(logits, batch[:, 1:]).mean()
 

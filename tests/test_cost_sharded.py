@@ -1,12 +1,7 @@
 """Programs on many devices, forced on one CPU in a process of their own."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from elsewhere import found_by
 
 PROGRAM = """
 import json
@@ -54,20 +49,8 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def priced():
-    root = Path(__file__).parent.parent
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(root),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    devices = "--xla_force_host_platform_device_count=8"
+    return found_by("-c", PROGRAM, XLA_FLAGS=devices, JAX_PLATFORMS="cpu", PYTHONPATH=".")
 
 
 def test_totals_are_one_devices_and_sum_to_the_whole(priced):

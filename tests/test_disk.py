@@ -1,13 +1,11 @@
 """A full disk, missing rights: an error names the path, and what was there stays."""
 
-import json
 import os
-import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import pytest
+from elsewhere import found_by
 
 PROGRAM = """
 import hashlib, json, os, resource, sys
@@ -105,16 +103,8 @@ def found(tmp_path_factory):
     for parent in (folder, *folder.parents):
         if parent.stat().st_uid == os.getuid() and parent.is_relative_to(tempfile.gettempdir()):
             parent.chmod(parent.stat().st_mode | 0o055)  # for whom the process becomes
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, folder],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"},
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, json.loads(done.stdout.splitlines()[-1])
+    words = "-c", PROGRAM, str(folder)
+    return folder, found_by(*words, JAX_PLATFORMS="cpu", TF_CPP_MIN_LOG_LEVEL="3")
 
 
 WRITERS = "save_gpt2 save_peft results fit_pca_stream save fit_in_chunks".split()

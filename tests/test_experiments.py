@@ -636,11 +636,14 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, how):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
 def test_a_run_struck_at_any_moment_goes_on_to_the_same_bytes(tmp_path, rng, how):
     real = ("-m", "experiments", "objects", "similarity", "derivatives", "edges")
+    kept = []
     for command, trials in (("-c", QUICK), 12), (real, 4):
         whole, seconds = undisturbed(tmp_path / f"whole{trials}", *command)
         for trial in range(trials):
             out = tmp_path / f"struck{trials}-{trial}"
-            disturb(out, whole, partial(time.sleep, rng.uniform(0, seconds)), how, *command)
+            wait = partial(time.sleep, rng.uniform(0, seconds))
+            kept.append(disturb(out, whole, wait, how, *command))
+    assert any(kept)  # control: some were struck in their middle
 
 
 def test_what_failed_or_used_the_users_data_is_run_again(tmp_path, monkeypatch):

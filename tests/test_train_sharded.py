@@ -1,13 +1,8 @@
 """Training on many devices, forced on one CPU in a process of their own."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from elsewhere import found_by
 
 PROGRAM = """
 import contextlib, json, sys, tempfile
@@ -75,16 +70,8 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module", params=["Auto", "Explicit"])
 def trained(request):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, request.param],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"},
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    words = "-c", PROGRAM, request.param
+    return found_by(*words, JAX_NUM_CPU_DEVICES="8", JAX_PLATFORMS="cpu")
 
 
 def test_many_devices_learn_what_one_does(trained):

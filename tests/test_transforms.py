@@ -2,9 +2,7 @@
 
 import inspect
 import json
-import os
 import re
-import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -12,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import conftest
@@ -21,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from elsewhere import found_by
 from jax.test_util import check_grads
 from oracles import DTYPES, draw
 
@@ -855,18 +853,7 @@ def on_meshes():
     return found
 
 
-def elsewhere(*arguments, **environment):
-    """What this file finds as a program, in a process with other devices."""
-    done = subprocess.run(
-        [sys.executable, __file__, *arguments],
-        env=os.environ | environment | {"PYTHONPATH": ".:tests"},
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+elsewhere = partial(found_by, __file__, PYTHONPATH=".:tests")
 
 
 def test_rows_may_be_split_over_devices():

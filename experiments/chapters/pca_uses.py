@@ -145,7 +145,8 @@ def variance_and_information(*, seed: int, full: bool):
         return jnp.stack([across, np.where(labels, 1, -1) + 0.1 * random.randn(1000)], axis=1)
 
     def accuracies(draw: int) -> list[float]:
-        codes = pca_encode(fit_pca_stream([bands(draw)], rank=2), bands(draw))
+        x = bands(draw)
+        codes = pca_encode(fit_pca_stream([x], rank=2), x)
         right = [nearest_class(code[:, None], labels, 2) == labels for code in codes.T]
         return [float(found.mean()) for found in right]
 

@@ -13,9 +13,10 @@ from jax.typing import DTypeLike
 
 from experiments.figures import scale_devices as figures
 from experiments.published import H100_LINKS, TPU_V5E_LINKS
+from experiments.writer import next_token_loss
 from lintoolkit.cost import Collective, Cost, cost, find_device
 from lintoolkit.train import fit
-from lintoolkit.transformer import GPTConfig, gpt, gpt_flops, init_gpt, shard_gpt
+from lintoolkit.transformer import GPTConfig, gpt_flops, init_gpt, shard_gpt
 
 SMALL = GPTConfig(vocabulary=256, context=64, blocks=4, heads=8, width=128)
 # The shape of GPT-3 6.7B; Brown et al. 2020, arXiv 2005.14165, table 2.1.
@@ -37,12 +38,7 @@ WEAK = Layout(1, 1, 1), Layout(8, 1, 8), Layout(8, 8, 64)
 
 def training_step(config: GPTConfig) -> Callable:
     """One step of Adam from parameters and a batch; deep stacks recompute their blocks."""
-    remat = config.blocks > SMALL.blocks
-
-    def loss(params: Any, tokens: jax.Array) -> jax.Array:
-        logits = gpt(params, tokens[:, :-1], config=config, remat=remat).astype(jnp.float32)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
-
+    loss = next_token_loss(config, remat=config.blocks > SMALL.blocks)
     return partial(fit, loss, optimizer=optax.adam(1e-3))
 
 

@@ -11,8 +11,9 @@ in floats is stepped through with known numbers instead.
 
 import itertools
 import math
+import operator
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -28,6 +29,10 @@ MAX_ELEMENTS = 256
 
 _SAME = frozenset("copy bitcast reshape broadcast opt-barrier optimization-barrier".split())
 _ROUNDS = {"f16": "e", "f32": "f", "f64": "d"}
+_OF_ALL: dict[str, Callable[..., Number]] = {  # in integers as in floats
+    "add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "maximum": max,
+    "minimum": min, "negate": operator.neg, "abs": abs,
+}  # fmt: skip
 _MIRROR = {"LT": "GT", "LE": "GE", "GT": "LT", "GE": "LE", "EQ": "EQ", "NE": "NE"}
 _OPPOSITE = {"LT": "GE", "LE": "GT", "GT": "LE", "GE": "LT", "EQ": "NE", "NE": "EQ"}
 
@@ -215,10 +220,10 @@ def _converted(i: Instruction, value: Any) -> Any:
 
 def _sliced(i: Instruction, values: list[Any]) -> Any:
     array, *starts = values
-    places = _places(i.operands[0].shape, i.shape, i.slice or starts)
-    if _is_number(array) or not isinstance(array, Elements) or places is None:
+    if not isinstance(array, Elements):
         return array if _is_number(array) else None
-    return _elements([array.values[place] for place in places], i.shape)
+    places = _places(i.operands[0].shape, i.shape, i.slice or starts)
+    return places and _elements([array.values[place] for place in places], i.shape)
 
 
 def _updated(i: Instruction, values: list[Any]) -> Any:
@@ -309,62 +314,37 @@ def _on_numbers(i: Instruction, values: list[Any]) -> Number | None:
     if i.opcode == "select":
         return values[1] if values[0] else values[2]
     try:
-        return (_on_floats if i.shape.is_float else _on_integers)(i, values)
+        if i.shape.is_float and not _is_defined(i, values):
+            return None
+        if i.opcode in _OF_ALL:
+            return _OF_ALL[i.opcode](*values)
+        if i.shape.is_float:
+            return values[0] / values[1] if i.opcode == "divide" else None
+        return _on_integers(i, values)
     except (ArithmeticError, TypeError):  # 1.0 / 0.0; a bit operation on floats
         return None
 
 
-def _on_floats(i: Instruction, values: list[Number]) -> Number | None:
-    a, b = values[0], values[1] if len(values) > 1 else 0
-    match i.opcode:
+def _is_defined(i: Instruction, values: list[Number]) -> bool:
+    """Whether there is one result in floats."""
+    if i.opcode in ("add", "subtract"):
         # A product may be added without being rounded first, or not: nobody says.
-        case "add" | "subtract" if any(o.opcode == "multiply" for o in i.operands):
-            return None
-        case "add":
-            return a + b
-        case "subtract":
-            return a - b
-        case "multiply":
-            return a * b
-        case "divide":
-            return a / b
-        case "maximum" if a == a and b == b:
-            return max(a, b)
-        case "minimum" if a == a and b == b:
-            return min(a, b)
-        case "negate":
-            return -a
-        case "abs":
-            return abs(a)
-    return None
+        return all(operand.opcode != "multiply" for operand in i.operands)
+    return i.opcode not in ("maximum", "minimum") or not any(map(math.isnan, values))
 
 
 def _on_integers(i: Instruction, values: list[int]) -> int | None:
     a, b = values[0], values[1] if len(values) > 1 else 0
     shape = i.operands[0].shape
     match i.opcode:
-        case "add":
-            return a + b
-        case "subtract":
-            return a - b
-        case "multiply":
-            return a * b
         case "divide":  # toward zero, as XLA divides
             return None if b == 0 else abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
         case "remainder":  # the sign of the dividend
             return None if b == 0 else abs(a) % abs(b) * (-1 if a < 0 else 1)
         case "power":
             return a**b if 0 <= b <= 64 else None
-        case "maximum":
-            return max(a, b)
-        case "minimum":
-            return min(a, b)
         case "clamp":
             return max(a, min(b, values[2]))
-        case "negate":
-            return -a
-        case "abs":
-            return abs(a)
         case "sign":
             return (a > 0) - (a < 0)
         case "and":
