@@ -548,6 +548,8 @@ sys.exit(main(sys.argv[1:]))
 
 def begin(*arguments: str) -> subprocess.Popen:
     """A run under way: its first experiment has started."""
+    # What a job in the background hands down is to ignore Ctrl-C; a terminal does not.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -556,6 +558,7 @@ def begin(*arguments: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     for line in process.stderr:
         if line.startswith("["):
             return process
