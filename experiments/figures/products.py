@@ -79,7 +79,7 @@ def cubes(stories: dict[str, list[jax.Array]]) -> Figure:
     canvas.set_layout_engine("none")  # it would make room for axes that 3-D panels lack
     for place, (title, steps) in enumerate(stories.items(), start=1):
         panel = canvas.add_subplot(1, 2, place, projection="3d")
-        for step, (corners, colour) in enumerate(zip(steps, ("0.6", "C0", "C1"), strict=True)):
+        for step, (corners, colour) in enumerate(zip(steps, ("0.4", "C0", "C1"), strict=True)):
             points = np.asarray(corners)[:, :3]
             for edge in edges:
                 panel.plot(*points[list(edge)].T, color=colour, linewidth=1.3)
