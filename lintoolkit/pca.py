@@ -10,24 +10,20 @@ Letters: n rows, d columns, r components.
 """
 
 import os
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jax.experimental import multihost_utils, sparse
-from jax.sharding import AxisType, PartitionSpec
+from jax.experimental import sparse
 from jaxtyping import Array, Bool, Float
 
-from lintoolkit import _checks
-from lintoolkit._files import read_tensors, tensors_file, write
+from lintoolkit import _checks, _moments
 from lintoolkit._jit import jit
-from lintoolkit._rows import gram, on_mesh_of, one_row, total
+from lintoolkit._moments import Moments
+from lintoolkit._rows import on_mesh_of
 from lintoolkit._triplets import (
     LinearOperator,
     change,
@@ -60,14 +56,6 @@ class PCA(NamedTuple):
     explained_variance: Float[Array, " r"]
     total_variance: Float[Array, ""]
     ok: Bool[Array, ""]
-
-
-class Moments(NamedTuple):
-    """What is known of some rows: their number, mean, and Σ (x - mean)(x - mean)ᵀ."""
-
-    n: Float[Array, ""]
-    mean: Float[Array, " d"]
-    scatter: Float[Array, "d d"]
 
 
 for _result in (PCA, Moments):
@@ -332,10 +320,7 @@ def moments(x: Float[Array, "n d"], *, where: Bool[Array, " n"] | None = None) -
     """
     x = dense_of("moments", x)
     _check_where("moments", where, len(x))
-    data = (x,) if where is None else (x, where)
-    count, mean, _ = _spread(*data)
-    with highest:
-        return Moments(count, mean, gram(partial(_less, mean), *data))
+    return _moments.of_rows(x, where)
 
 
 @jit
@@ -377,7 +362,7 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
             f"merge_moments: rows must have one width, got {a.mean.shape} and {b.mean.shape}."
         )
     n = a.n + b.n
-    return _merged(a, b, b.n / jnp.where(n == 0, 1, n))
+    return _moments.merged(a, b, b.n / jnp.where(n == 0, 1, n))
 
 
 @jit(static_argnames=("rank",))
@@ -472,23 +457,9 @@ def fit_pca_stream(
     """
     _checks.positive("fit_pca_stream", chunk_rows=chunk_rows, shards=shards)
     fits = partial(_check_size, "fit_pca_stream", rank, variance)
-    shape = _shape_of(chunks)
-    if shape is not None and len(shape) != 2:
-        raise ValueError(
-            f"fit_pca_stream: an array of chunks must be a matrix (n, d), got shape {shape}."
-        )
-    if checkpoint is not None:
-        if shape is None:
-            raise TypeError(
-                "fit_pca_stream: checkpoint needs chunks to be one array with rows to slice, "
-                f"such as a numpy.memmap, got {type(chunks).__name__}."
-            )
-        state, dtype = _by_shards(chunks, shape, chunk_rows, fits, shards, Path(checkpoint))
-    elif shape is not None:
-        slices = _slices(chunks, range(shape[0]), chunk_rows)
-        state, dtype = _streamed(slices, min(chunk_rows, shape[0]), fits)
-    else:
-        state, dtype = _streamed(chunks, 0, fits)
+    state, dtype = _moments.of_stream(
+        chunks, fits, chunk_rows=chunk_rows, checkpoint=checkpoint, shards=shards
+    )
     if state is None or state.n < 2:
         seen = 0 if state is None else int(state.n)
         raise ValueError(f"fit_pca_stream: two rows or more are needed, got {seen}.")
@@ -535,7 +506,7 @@ def _fit_dense_jvp(
     weight = jnp.ones(len(x), x.dtype) if where is None else where.astype(x.dtype)
     count = weight.sum()
     dmean = weight @ dx / count
-    centred, dcentred = _less(pca.mean, *data), weight[:, None] * (dx - dmean)
+    centred, dcentred = _moments.less(pca.mean, *data), weight[:, None] * (dx - dmean)
     s = jnp.sqrt(pca.explained_variance * (count - 1))
     u = centred @ pca.components.T * jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)
     all_u, all_s, all_vt, _ = small_svd(centred)
@@ -554,7 +525,7 @@ def _components(x: Any, where: Any, key: Any, rank: int, solver: Solver) -> PCA:
         squares = sparse.BCOO((x.data**2, x.indices), shape=x.shape).T @ ones
         spread = jnp.maximum(squares - count * mean**2, 0).sum()
     else:
-        count, mean, spread = _spread(*((x,) if where is None else (x, where)))
+        count, mean, spread = _moments.spread(*((x,) if where is None else (x, where)))
     products = products_of(x, mean, where)
     spectrum = {"auto": None, "gram": True, "krylov": False}[solver]
     found = leading(products, key, rank=rank, tol=None, max_restarts=30, spectrum=spectrum)
@@ -564,34 +535,6 @@ def _components(x: Any, where: Any, key: Any, rank: int, solver: Solver) -> PCA:
     ok = found.converged & found.finite & jnp.isfinite(spread) & (count > 1)
     scale = jnp.where(count > 1, count - 1, 1)
     return _finished(mean, rows, s**2 / scale, spread / scale, ok)
-
-
-def _spread(x: Array, where: Array | None = None) -> tuple[Array, Array, Array]:
-    """Number of rows, mean, and the sum of squared distances from it."""
-    # Relative to one of the rows, so that a large mean does not drown the deviations.
-    origin = one_row(x, where)
-
-    def sums(*rows: Array) -> tuple[Array, Array, Array]:
-        off = _less(origin, *rows)
-        number = (
-            rows[1].sum(dtype=x.dtype) if where is not None else jnp.asarray(len(off), x.dtype)
-        )
-        return number, off.sum(axis=0), jnp.square(off).sum()
-
-    count, off, squares = total(sums, *((x,) if where is None else (x, where)))
-    shift = off / jnp.maximum(count, 1)
-    return count, origin + shift, jnp.maximum(squares - count * jnp.square(shift).sum(), 0)
-
-
-def _less(mean: Array, rows: Array, where: Array | None = None) -> Array:
-    return rows - mean if where is None else jnp.where(where[:, None], rows - mean, 0)
-
-
-def _merged(a: Moments, b: Moments, share: Any) -> Moments:
-    # The share is b's of all rows. Operators alone: of JAX's arrays, or NumPy's on the host.
-    delta = b.mean - a.mean
-    spread = a.n * share * delta[:, None] * delta[None, :]
-    return Moments(a.n + b.n, a.mean + share * delta, a.scatter + b.scatter + spread)
 
 
 def _finished(mean: Array, rows: Array, variances: Array, whole: Array, ok: Array) -> PCA:
@@ -653,157 +596,3 @@ def _check_size(function: str, rank: int | None, variance: float | None, limit: 
             )
     elif not 0 < variance <= 1:  # type: ignore[operator]
         raise ValueError(f"{function}: variance must be a share in (0, 1], got {variance}.")
-
-
-def _streamed(
-    chunks: Iterable[Any], padded: int, fits: Callable[[int], None]
-) -> tuple[Any, Any]:
-    """Moments in float64 on the host, None of no rows, and their dtype on the device."""
-    state: Any = None
-    dtype = None
-    for i, chunk in enumerate(chunks):
-        rows = _checked_chunk(i, chunk, None if state is None else len(state.mean))
-        if state is None:
-            fits(rows.shape[1])
-        # Shorter chunks are padded to the longest so far: no compilation of their own.
-        padded = max(padded, len(rows))
-        short = padded - len(rows)
-        part = _moments_here()(
-            np.pad(rows, ((0, short), (0, 0))) if short else rows,
-            np.arange(padded) < len(rows),
-        )
-        dtype = part.mean.dtype
-        # Fetched before the next chunk is read: chunks must not queue up in memory.
-        wide: Any = jax.tree.map(lambda value: np.asarray(value, np.float64), part)
-        state = wide if state is None else _merged(state, wide, wide.n / (state.n + wide.n))
-    return state, dtype
-
-
-def _by_shards(
-    rows: Any,
-    shape: tuple[int, int],
-    chunk_rows: int,
-    fits: Callable[[int], None],
-    shards: int,
-    folder: Path,
-) -> tuple[Any, Any]:
-    """As `_streamed`, shard by shard, each kept in a file; a job's processes share them out."""
-    n, d = shape
-    fits(d)
-    size = -(-n // shards)
-    parts = [range(start, min(start + size, n)) for start in range(0, n, size or 1)]
-    folder.mkdir(parents=True, exist_ok=True)
-    process, processes = jax.process_index(), jax.process_count()
-
-    def kept(i: int) -> tuple[Path, dict[str, str], Moments | None]:
-        # Told from others by its first row too: there are files of one shape.
-        first = _checked_chunk(0, rows[parts[i].start : parts[i].start + 1], d)
-        about = {
-            "rows": f"{parts[i].start} to {parts[i].stop} of {n}",
-            "columns": f"{d} of {first.dtype}",
-            "chunk_rows": str(chunk_rows),
-            "first": _crc(first),
-        }
-        path = folder / f"{i:05}.safetensors"
-        return path, about, _kept(path, about)
-
-    for i in range(process, len(parts), processes):
-        path, about, state = kept(i)
-        if state is None:
-            chunks = _slices(rows, parts[i], chunk_rows)
-            state, _ = _streamed(chunks, min(chunk_rows, size), fits)
-            whole = {name: np.atleast_1d(part) for name, part in state._asdict().items()}
-            write({path: tensors_file(whole, about | {"sum": _crc(*whole.values())})})
-    if processes > 1:
-        multihost_utils.sync_global_devices("fit_pca_stream")
-    merged: Any = None
-    for i in range(len(parts)):
-        path, about, state = kept(i)
-        if state is None:
-            raise ValueError(
-                f"fit_pca_stream: {path} is not there or damaged; all processes must see one "
-                "checkpoint directory: run again."
-            )
-        share = state.n / (state.n if merged is None else merged.n + state.n)
-        merged = state if merged is None else _merged(merged, state, share)
-    dtype = _checked_chunk(0, rows[:1], d).dtype if n else np.dtype("float32")
-    return merged, _checks.wide(jax.dtypes.canonicalize_dtype(dtype))
-
-
-def _kept(path: Path, about: dict[str, str]) -> Moments | None:
-    """A shard's moments from its file; None where there is none, or it is damaged."""
-    if not path.exists():
-        return None
-    try:
-        tensors, said = read_tensors("fit_pca_stream", path)
-        state: Any = [tensors[name] for name in Moments._fields]
-        if said.pop("sum") != _crc(*state):
-            return None
-    except (ValueError, KeyError):
-        return None
-    if said != about:
-        raise ValueError(
-            f"fit_pca_stream: checkpoint holds moments of other rows, {path} of {said}, not "
-            f"{about}; give another directory."
-        )
-    return Moments(state[0][0], *state[1:])
-
-
-def _crc(*arrays: np.ndarray) -> str:
-    return str(zlib.crc32(b"".join(array.tobytes() for array in arrays)))
-
-
-@cache
-def _moments_here() -> Callable[..., Moments]:
-    """`moments` on the one device, whatever others there are: the same bits in any job."""
-    own = jax.make_mesh(
-        (1,), ("rows",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:1]
-    )
-    whole = PartitionSpec()
-    return jax.jit(
-        jax.shard_map(
-            lambda x, where: moments(x, where=where),
-            mesh=own,
-            in_specs=(whole, whole),
-            out_specs=whole,
-            check_vma=False,  # of one device
-        )
-    )
-
-
-def _shape_of(chunks: Any) -> Any:
-    """The shape of what has rows to slice; None of other iterables."""
-    return (
-        tuple(chunks.get_shape())
-        if hasattr(chunks, "get_shape")
-        else getattr(chunks, "shape", None)
-    )
-
-
-def _slices(rows: Any, at: range, size: int) -> Iterator[Any]:
-    for start in at[::size]:
-        yield rows[start : min(start + size, at.stop)]
-
-
-def _checked_chunk(i: int, chunk: Any, width: int | None) -> np.ndarray:
-    if isinstance(chunk, np.ma.MaskedArray):
-        raise TypeError(
-            f"fit_pca_stream: chunk {i} is a masked array, whose mask would be lost; fill it."
-        )
-    rows = np.asarray(chunk)
-    if not jnp.issubdtype(rows.dtype, jnp.floating):
-        raise TypeError(
-            f"fit_pca_stream: chunk {i} must be floating, got {rows.dtype}; convert it first, "
-            "chunk.astype('float32')."
-        )
-    if rows.ndim != 2 or rows.size == 0:
-        raise ValueError(
-            f"fit_pca_stream: chunk {i} must be a matrix with rows in it, got shape "
-            f"{rows.shape}."
-        )
-    if width is not None and rows.shape[1] != width:
-        raise ValueError(
-            f"fit_pca_stream: chunk {i} has {rows.shape[1]} columns, the chunks before it "
-            f"{width}; all must be of one width."
-        )
-    return rows
