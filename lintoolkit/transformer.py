@@ -25,12 +25,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Integer, PyTree
 
-from lintoolkit import _checks, _gpt2
+from lintoolkit import _blocks, _checks, _gpt2
 from lintoolkit._files import tensors_file, write
 from lintoolkit._gpt2 import EPSILON
 from lintoolkit._jit import jit
 from lintoolkit.attention import (
-    attention,
     init_multi_head,
     multi_head_attention,
     multi_head_attention_flops,
@@ -39,11 +38,9 @@ from lintoolkit.layers import (
     AnyKey,
     dense,
     dense_flops,
-    embed,
     init_dense,
     init_mlp,
     layer_norm,
-    mlp,
     mlp_flops,
     patches,
 )
@@ -222,7 +219,7 @@ def block(
         section 2.3.
     """
     attend = partial(multi_head_attention, heads=heads, causal=causal)
-    return _block(params, x, lambda params, x: (attend(params, x), None))[0]
+    return _blocks.block(params, x, lambda params, x: (attend(params, x), None))[0]
 
 
 def block_flops(*, t: int, d_model: int) -> int:
@@ -412,9 +409,9 @@ def _gpt(
     params: Mapping[str, PyTree], tokens: Array, *, config: GPTConfig, remat: bool
 ) -> Array:
     _check_params("gpt", params, config)
-    x = _read(params, tokens, jnp.arange(tokens.shape[-1]))
+    x = _blocks.read(params, tokens, jnp.arange(tokens.shape[-1]))
     x = _run(params["blocks"], x, heads=config.heads, causal=True, remat=remat)
-    return _write(params, x)
+    return _blocks.write(params, x)
 
 
 def gpt_flops(*, config: GPTConfig, n: int, t: int) -> int:
@@ -576,52 +573,23 @@ def _generate(
     _check_params("generate", params, config)
     size = min(prompt.shape[-1] + steps, config.context)
 
-    def heads(params: PyTree, x: Array) -> list[Array]:
-        split = lambda y: y.reshape(*y.shape[:-1], config.heads, -1)
-        return [split(dense(params[name], x)) for name in ("query", "key", "value")]
-
-    def attend(params: PyTree, x: Array) -> tuple[Array, list[Array]]:
-        q, k, v = heads(params, x)
-        y = attention(q, k, v, causal=True).reshape(x.shape)
-        room = [(0, 0)] * (k.ndim - 3) + [(0, size - k.shape[-3]), (0, 0), (0, 0)]
-        return dense(params["out"], y), [jnp.pad(past, room) for past in (k, v)]
-
-    def attend_past(
-        params: PyTree, x: Array, *, past: list[Array], position: Array
-    ) -> tuple[Array, list[Array]]:
-        q, *new = heads(params, x)
-        put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=position, axis=-3)
-        k, v = (put(old, one) for old, one in zip(past, new, strict=True))
-        y = attention(q, k, v, mask=jnp.arange(size) <= position).reshape(x.shape)
-        return dense(params["out"], y), [k, v]
-
-    # Apart, or every step would cut the blocks' parameters out of the stack anew.
-    blocks = [jax.tree.map(lambda x, i=i: x[i], params["blocks"]) for i in range(config.blocks)]
-
-    def step(carry: tuple[Array, list], i: Array) -> tuple[tuple[Array, list], Generation]:
-        logits, cache = carry
-        log_probs = jax.nn.log_softmax(logits.astype(_checks.wide(logits.dtype)))
+    def choose(log_probs: Array, i: Array) -> Array:
         if temperature is None:
-            token = log_probs.argmax(axis=-1)
-        else:
-            kept = truncate_logits(log_probs / temperature, top_k=top_k, top_p=top_p)
-            token = jax.random.categorical(jax.random.fold_in(key, i), kept)
-        likely = jnp.take_along_axis(log_probs, token[..., None], axis=-1)[..., 0]
-        position, after = length + i, []
-        x = _read(params, token[..., None], position[None])
-        for block_params, past in zip(blocks, cache, strict=True):
-            look = partial(attend_past, past=past, position=position)
-            x, past = _block(block_params, x, look)
-            after.append(past)
-        written = Generation(token.astype(prompt.dtype), likely.astype(logits.dtype))
-        return (_write(params, x)[..., 0, :], after), written
+            return log_probs.argmax(axis=-1)
+        kept = truncate_logits(log_probs / temperature, top_k=top_k, top_p=top_p)
+        return jax.random.categorical(jax.random.fold_in(key, i), kept)
 
-    x = _read(params, prompt, jnp.arange(prompt.shape[-1]))
-    x, cache = jax.lax.scan(lambda x, params: _block(params, x, attend), x, params["blocks"])
-    last = jax.lax.dynamic_index_in_dim(x, length - 1, axis=-2, keepdims=False)
-    apart = [[past[i] for past in cache] for i in range(config.blocks)]
-    _, written = jax.lax.scan(step, (_write(params, last), apart), jnp.arange(steps))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), written)
+    written = _blocks.write_on(
+        params,
+        prompt,
+        length,
+        choose,
+        heads=config.heads,
+        blocks=config.blocks,
+        size=size,
+        steps=steps,
+    )
+    return Generation(*written)
 
 
 @jit(static_argnames=("top_k",))
@@ -902,35 +870,9 @@ def _init_blocks(
     return jax.lax.map(lambda key: draw(key), jax.random.split(key, config.blocks))
 
 
-def _block(
-    params: Mapping[str, PyTree], x: Array, attend: Callable[[PyTree, Array], tuple[Array, Any]]
-) -> tuple[Array, Any]:
-    # What attention keeps besides, such as keys and values, is handed on.
-    _checks.keys("block", params, required="attention_norm attention mlp_norm mlp")
-    # A gradient makes norms and GELUs again: they cost less than to keep and read what they
-    # would save, half of all that a block does.
-    norm = jax.checkpoint(partial(layer_norm, epsilon=EPSILON))
-    y, kept = attend(params["attention"], norm(params["attention_norm"], x))
-    x += y
-    normed = norm(params["mlp_norm"], x)
-    return x + mlp(params["mlp"], normed, activation=_gelu), kept
-
-
-_gelu = jax.checkpoint(jax.nn.gelu)
-
-
 def _run(blocks: PyTree, x: Array, *, heads: int, causal: bool, remat: bool) -> Array:
     step = lambda x, params: (block(params, x, heads=heads, causal=causal), None)
     return jax.lax.scan(jax.checkpoint(step) if remat else step, x, blocks)[0]
-
-
-def _read(params: Mapping[str, PyTree], tokens: Array, positions: Array) -> Array:
-    return embed(params["tokens"], tokens) + embed(params["positions"], positions)
-
-
-def _write(params: Mapping[str, PyTree], x: Array) -> Array:
-    x = layer_norm(params["norm"], x, epsilon=EPSILON)
-    return dense({"kernel": params["tokens"]["embedding"].T}, x)
 
 
 def _check_tokens(function: str, tokens: Any, config: GPTConfig) -> None:

@@ -29,6 +29,7 @@ README = ROOT.parent / "README.md"
 MAY_IMPORT = {
     "_triplets": {"_krylov", "_rows"},
     "attention": {"_blockwise", "_cudnn", "layers"},
+    "_blocks": {"_gpt2", "attention", "layers"},
     "eigen": {"_krylov", "_triplets", "layers"},
     "_gpt2": {"_files"},
     "_leaves": {"_lowrank"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "pca": {"_moments", "_rows", "_triplets", "layers"},
     "svd": {"_krylov", "_triplets", "_rows", "layers"},
     "train": {"checkpoint"},
-    "transformer": {"_files", "_gpt2", "attention", "layers"},
+    "transformer": {"_blocks", "_files", "_gpt2", "attention", "layers"},
 }
 
 

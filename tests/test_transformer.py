@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import assert_agrees, differs, draw, exact
 
-from lintoolkit import transformer
+from lintoolkit import _blocks
 from lintoolkit.cost import cost
 from lintoolkit.transformer import (
     GPTConfig,
@@ -245,8 +245,8 @@ def test_a_prompt_may_fill_the_context_but_for_the_steps():
 
 def test_one_compilation_serves_every_prompt_of_a_bucket(monkeypatch):
     traced = []
-    reading = transformer._read
-    monkeypatch.setattr(transformer, "_read", lambda *a: traced.append(1) or reading(*a))
+    reading = _blocks.read
+    monkeypatch.setattr(_blocks, "read", lambda *a: traced.append(1) or reading(*a))
     config = CONFIG.replace(context=64)
     params = lively(config=config)
     run = partial(generate, KEY, params, config=config, steps=2)
