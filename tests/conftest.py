@@ -4,6 +4,7 @@ import itertools
 import os
 import zlib
 from contextlib import nullcontext
+from pathlib import Path
 
 # Most of the time goes into compiling, half of that into optimising code that runs once; and
 # LAPACK's threads wait in a loop, at the expense of the other workers. Set here, both reach
@@ -24,6 +25,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 TESTS = itertools.count(1)
+MAPS = Path("/proc/self/maps")
 
 
 @pytest.fixture
@@ -34,9 +36,12 @@ def rng(request):
 
 @pytest.fixture(autouse=True)
 def few_programs():
-    """Let compiled programs go: each holds memory maps, of which a process has some 65,000."""
+    """Let compiled programs go once they are many: ten thousand memory maps are some 2.5 GB.
+
+    A process may have 65,000 of them. Until then what one test compiled serves the others.
+    """
     yield
-    if next(TESTS) % 50 == 0:
+    if next(TESTS) % 50 == 0 and (not MAPS.exists() or MAPS.read_text().count("\n") > 10_000):
         jax.clear_caches()
 
 

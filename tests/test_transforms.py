@@ -636,7 +636,9 @@ ASIDE = {
     "similarity.analogy",
 }  # whole numbers
 
-every_function = pytest.mark.parametrize("name", TABLE)
+# A function's tests run one after another, so that what one has compiled serves the next.
+each = partial(pytest.mark.parametrize, "name", scope="module")
+every_function = each(TABLE)
 with_formula = [name for name, case in TABLE.items() if case.formula]
 
 
@@ -740,7 +742,7 @@ def test_what_is_compiled_anew_is_seen():
     assert COMPILED
 
 
-@pytest.mark.parametrize("name", [name for name, case in TABLE.items() if case.batched])
+@each([name for name, case in TABLE.items() if case.batched])
 def test_vmap_is_a_loop(name, rng):
     case = TABLE[name]
     fn, _ = case.at(rng)
@@ -750,7 +752,7 @@ def test_vmap_is_a_loop(name, rng):
     assert_same(batch, jax.tree.map(stack, *[fn(*item) for item in items]))
 
 
-@pytest.mark.parametrize("name", [name for name, case in TABLE.items() if case.differentiable])
+@each([name for name, case in TABLE.items() if case.differentiable])
 def test_gradients_are_those_of_differences(name, rng):
     fn, args = TABLE[name].at(rng)
     leaves, tree = jax.tree.flatten(args)
@@ -794,7 +796,7 @@ def test_a_thousand_exported_calls_are_compared():
 
 
 @pytest.mark.parametrize("size", [0, 1])
-@pytest.mark.parametrize("name", with_formula)
+@each(with_formula)
 def test_formula_is_what_the_program_counts(name, size, rng):
     case = TABLE[name]
     fn, args = case.at(rng, size, dtype="float32")
