@@ -4,17 +4,19 @@ XLA's CPU products that contract a long axis run at half speed or less. Summed o
 stay in cache they run at full speed, a matrix is read once for two products with it, and what
 is done to its rows first, centring and scaling, costs no copy of it. Where there are several
 devices the rows may be sharded, and a loop over them would gather them: there each product is
-one, which the compiler partitions into local products and an all-reduce.
+one, which the compiler partitions into local products and an all-reduce. What it would gather
+in any case, such as what sorts or factorises, runs on each device's own rows: `on_each`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from lintoolkit import _checks
@@ -126,6 +128,81 @@ def on_mesh_of(x: Array) -> AbstractContextManager:
     """Make arrays on the mesh of x, whether or not the caller has set it: they must meet."""
     mesh = jax.typeof(x).sharding.mesh
     return nullcontext() if mesh.empty else jax.sharding.use_abstract_mesh(mesh)
+
+
+def split_of(*arrays: Array) -> NamedSharding | None:
+    """How the rows of arrays are split over devices, if they are."""
+    # Of automatic axes types do not tell: there they may be, and are made to be, over all.
+    for x in arrays:
+        sharding = jax.typeof(x).sharding
+        mesh, axes = sharding.mesh, sharding.spec[0]
+        if set(mesh.axis_types) == {AxisType.Auto} and len(x) % mesh.size == 0:
+            axes = mesh.axis_names
+        if axes is not None:
+            return NamedSharding(mesh, PartitionSpec(axes))
+    return None
+
+
+def on_each(
+    split: NamedSharding | None,
+    f: Callable[..., Any],
+    rows: Sequence[Array],
+    *rest: Any,
+    own: Any = False,
+) -> Any:
+    """f(axes, *rows, *rest), on each device with its own rows where they are split."""
+    # The axes are those of the mesh to add up over. What f gives is the same on all devices,
+    # but for parts that are its own, as `own` says: the rows of a larger array.
+    if split is None:
+        return f((), *rows, *rest)
+    places = lambda own: split.spec if own else PartitionSpec()
+    return jax.shard_map(
+        partial(f, _axes(split)),
+        mesh=split.mesh,
+        in_specs=(*[split.spec] * len(rows), *[PartitionSpec()] * len(rest)),
+        out_specs=jax.tree.map(places, own),
+    )(*[_placed(x, split) for x in rows], *everywhere(split, rest))
+
+
+def everywhere(split: NamedSharding | None, tree: Any) -> Any:
+    """The same arrays, whole on all devices over which others are split."""
+    if split is None:
+        return tree
+    whole = NamedSharding(split.mesh, PartitionSpec())
+    return jax.tree.map(lambda x: _placed(x, whole), tree)
+
+
+def through_qr(factorise: Callable[[Array], Sequence[Array]], x: Array) -> Sequence[Array]:
+    """What factorise makes of X: a left factor, and what depends on X through XᵀX alone."""
+    # Where rows are split each device takes QR of its own. Only the factors R are gathered and
+    # factorised: on k devices k d rows at most, or all of X if that is fewer.
+    split = split_of(x)
+    if split is None:
+        return factorise(x)
+    axes = _axes(split)
+
+    def local(x: Array) -> Sequence[Array]:
+        q, r = jnp.linalg.qr(x)
+        left, *others = factorise(lax.all_gather(r, axes, tiled=True))
+        own = lax.dynamic_slice_in_dim(left, lax.axis_index(axes) * len(r), len(r))
+        return [push(q, own.T), *others]
+
+    _, *others = jax.eval_shape(factorise, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    specs = [split.spec, *[PartitionSpec()] * len(others)]
+    # That what is gathered is the same everywhere, JAX's types of what varies cannot tell.
+    return jax.shard_map(
+        local, mesh=split.mesh, in_specs=split.spec, out_specs=specs, check_vma=False
+    )(_placed(x, split))
+
+
+def _axes(split: NamedSharding) -> tuple[str, ...]:
+    axes = split.spec[0]
+    return (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def _placed(x: Array, sharding: NamedSharding) -> Array:
+    explicit = AxisType.Explicit in sharding.mesh.axis_types
+    return jax.reshard(x, sharding) if explicit else x
 
 
 def _blocked(x: Array) -> bool:

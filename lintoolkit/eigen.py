@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 from jax.experimental.sparse import BCOO, BCSR
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from lintoolkit import _checks, _krylov
 from lintoolkit._jit import jit
+from lintoolkit._rows import everywhere, on_each, split_of
 from lintoolkit._triplets import (
     LinearOperator,
     check_iteration,
@@ -346,7 +348,8 @@ def pagerank(
             traced cannot be looked at: then ``ok`` is False.
 
     Cost:
-        Sorts the edges once; then at most about edges + 18 n FLOP an iteration.
+        Sorts the edges once; then at most about edges + 18 n FLOP an iteration. Edges may be
+        split over the devices of a mesh: each keeps its own, and n numbers an iteration travel.
 
     Examples:
         >>> found = pagerank(jnp.array([0, 1, 1, 2]), jnp.array([1, 0, 2, 0]), 3)
@@ -408,39 +411,45 @@ def _pagerank(
     d, p = jnp.asarray(damping).astype(dtype), personalization.astype(dtype)
     allowed = _is_a_measure(p) & (d >= 0) & (d < 1)
     allowed &= _are_nodes(sources, n) & _are_nodes(targets, n)
+    split = split_of(sources, targets)
+    d, p, tol, max_iters = everywhere(split, (d, p, tol.astype(dtype), max_iters))
     p /= jax.lax.stop_gradient(p.max())  # so that the sum does not overflow
     p /= p.sum()
-    sources, targets = (jnp.clip(x, 0, n - 1).astype(jnp.int32) for x in (sources, targets))
-    links = jnp.zeros(n, jnp.int32).at[sources].add(1)
-    graph = links, *_runs(sources, targets, n)
-    x, iterations, ok = _stationary(graph, d, p, tol.astype(dtype), max_iters)
+    edges = [jnp.clip(x, 0, n - 1).astype(jnp.int32) for x in (sources, targets)]
+    graph = on_each(split, partial(_graph, n=n), edges, own=(False, True, True))
+    x, iterations, ok = _stationary(split, graph, d, p, tol, max_iters)
     ok &= allowed
     scores = jnp.where(ok, x / x.sum(), jnp.nan)
     return PageRank(scores.astype(personalization.dtype), iterations, ok)
 
 
-@jax.custom_jvp
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _stationary(
-    graph: tuple[Array, ...], d: Array, p: Array, tol: Array, max_iters: Array
+    split: NamedSharding | None,
+    graph: tuple[Array, ...],
+    d: Array,
+    p: Array,
+    tol: Array,
+    max_iters: Array,
 ) -> tuple[Array, Array, Array]:
     # The x of x = d M x + (1 - d) p, the iterations made, whether they sufficed.
-    onwards = lambda x: _surf(graph, d, p, x)
+    onwards = lambda x: _surf(split, graph, d, p, x)
     return _converge(onwards, (1 - d) * p, d, lambda x: jnp.abs(x).sum(), tol, max_iters)
 
 
 @_stationary.defjvp
-def _stationary_jvp(primals: tuple, tangents: tuple) -> tuple:
+def _stationary_jvp(split: NamedSharding | None, primals: tuple, tangents: tuple) -> tuple:
     # Of the equation that x solves, not of the iterations: x' = d M x' + what d', p' change.
     graph, d, p, tol, max_iters = primals
-    x, *rest = _stationary(graph, d, p, tol, max_iters)
-    right = lambda d, p: _surf(graph, d, p, x) + (1 - d) * p
+    x, *rest = _stationary(split, graph, d, p, tol, max_iters)
+    right = lambda d, p: _surf(split, graph, d, p, x) + (1 - d) * p
     _, change = jax.jvp(right, (d, p), tangents[1:3])
 
     def solve(size: Callable[[Array], Array], matvec: Callable, b: Array) -> Array:
         return _converge(lambda x: x - matvec(x), b, d, size, tol, max_iters)[0]
 
     x_dot = jax.lax.custom_linear_solve(
-        lambda x: x - _surf(graph, d, p, x),
+        lambda x: x - _surf(split, graph, d, p, x),
         change,
         solve=partial(solve, lambda x: jnp.abs(x).sum()),
         transpose_solve=partial(solve, lambda x: jnp.abs(x).max()),
@@ -473,25 +482,42 @@ def _converge(
         following = onwards(x) + b
         return following, size(following - x), change, i + 1
 
-    far = jnp.full((), jnp.inf, b.dtype)
-    start = b / (1 - d), far, far, jnp.zeros((), jnp.int32)
+    far = jnp.full_like(d, jnp.inf)
+    start = b / (1 - d), far, far, jnp.zeros_like(max_iters, jnp.int32)
     x, change, _, i = jax.lax.while_loop(going_on, step, step(start))
     return x, i, d * change <= jnp.maximum(enough, rounding)
 
 
-def _surf(graph: tuple[Array, ...], d: Array, p: Array, x: Array) -> Array:
+def _surf(
+    split: NamedSharding | None, graph: tuple[Array, ...], d: Array, p: Array, x: Array
+) -> Array:
     # d M x: along the links in equal parts, and from where there are none to anywhere.
-    links, slots, rows = graph
-    n = links.size
+    links, *runs = graph
     lost = jnp.where(links == 0, x, 0).sum()
-    x = jnp.pad(x / jnp.maximum(links, 1).astype(x.dtype), (0, 1))
+    arrived = on_each(split, _arrive, runs, x / jnp.maximum(links, 1).astype(x.dtype))
+    return d * arrived + d * lost * p
+
+
+def _arrive(axes: tuple[str, ...], slots: Array, rows: Array, x: Array) -> Array:
+    # What the links bring from all nodes, each of whose links takes x.
+    # Cast once, so that a derivative adds it up once.
+    n = x.size
+    x = jnp.pad(jax.lax.pcast(x, axes, to="varying"), (0, 1))
 
     def sums(runs: Array) -> Array:
         return reduce(jnp.add, [x.at[row].get(mode="promise_in_bounds") for row in runs])
 
     first, others = sums(slots[:, :n]), sums(slots[:, n:])
     arrived = first.at[rows].add(others, mode="drop", indices_are_sorted=True)
-    return d * arrived + d * lost * p
+    return jax.lax.psum(arrived, axes)
+
+
+def _graph(
+    axes: tuple[str, ...], sources: Array, targets: Array, *, n: int
+) -> tuple[Array, ...]:
+    # The number of links of each node, and the edges as runs, of which each device has its own.
+    links = jnp.zeros(n, jnp.int32).at[sources].add(1)
+    return jax.lax.psum(links, axes), *_runs(sources, targets, n)
 
 
 def _runs(sources: Array, targets: Array, n: int) -> tuple[Array, Array]:

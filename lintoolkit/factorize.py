@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Integer, Key, UInt32
 
 from lintoolkit import _checks
 from lintoolkit._jit import jit
+from lintoolkit._rows import on_each, split_of
 from lintoolkit.similarity import TopK
 
 __all__ = [
@@ -107,7 +108,8 @@ def als(
         K³ / 3 + 2 K² a row to solve them. Memory beside the arguments and the result is
         linear in e + n + m, with less than 64 MB on top while K is at most 1000. How many
         ratings share a row decides how often the inner loops turn, so `lintoolkit.cost`
-        counts one turn of each unless told ``while_trips``.
+        counts one turn of each unless told ``while_trips``. Ratings may be split over the
+        devices of a mesh: each adds up its own, and (n + m) (K² + K) numbers a sweep travel.
 
     Examples:
         >>> users, items = jnp.array([0, 0, 1, 1, 2]), jnp.array([0, 1, 0, 1, 0])
@@ -177,7 +179,8 @@ def implicit_als(
             above 0, or ``alpha`` negative.
 
     Cost:
-        As `als` with K = r, and 2 (n + m) r² FLOP a sweep for the unseen pairs.
+        As `als` with K = r, and 2 (n + m) r² FLOP a sweep for the unseen pairs. Of events that
+        are split over devices users and items are gathered once, to find equal pairs.
 
     Examples:
         >>> users, items = jnp.array([0, 0, 1, 2]), jnp.array([0, 1, 0, 2])
@@ -388,17 +391,42 @@ def _alternate(
     biases: bool,
 ) -> Recommender:
     """Both kinds of `als`; explicit where alpha is None."""
+    n, m = shape
+    ok = jnp.isfinite(ratings).all() & ((alpha is None) | (ratings > 0).all())
+    for ids, count in ((users, n), (items, m)):
+        ok &= ((ids >= 0) & (ids < count)).all()
+    sweeps = partial(_sweeps, shape=shape, rank=rank, iterations=iterations, biases=biases)
+    entries = users, items, ratings
+    return on_each(split_of(*entries), sweeps, entries, key, l2, alpha, ok)
+
+
+def _sweeps(
+    axes: tuple[str, ...],
+    users: Array,
+    items: Array,
+    ratings: Array,
+    key: Array,
+    l2: Array,
+    alpha: Array | None,
+    ok: Array,
+    *,
+    shape: tuple[int, int],
+    rank: int,
+    iterations: int,
+    biases: bool,
+) -> Recommender:
+    """The model of ratings that may be some of all: sums over `axes` are those of all."""
     explicit = alpha is None
     dtype, wide = ratings.dtype, _checks.wide(ratings.dtype)
     n, m = shape
-    ok = jnp.isfinite(ratings).all() & (explicit | (ratings > 0).all())
-    for ids, count in ((users, n), (items, m)):
-        ok &= ((ids >= 0) & (ids < count)).all()
     users, items = (jnp.clip(x, 0, c - 1) for x, c in zip((users, items), shape, strict=True))
     users, items = users.astype(jnp.int32), items.astype(jnp.int32)
     ratings = ratings.astype(wide)
-    mean = ratings.mean() if biases else jnp.zeros((), wide)
-    by_user, by_item = _sort(users, items, ratings, n), _sort(items, users, ratings, m)
+    add = partial(lax.psum, axis_name=axes)
+    mean = add(ratings.sum()) / add(len(ratings)) if biases else jnp.zeros((), wide)
+    first = _first(users, items, axes).astype(wide) if axes and not explicit else None
+    by_user = _sort(users, items, ratings, first, n)
+    by_item = _sort(items, users, ratings, first, m)
     # A side's bias is column `rank`; zeros fill up, as products like multiples of 8.
     width = 8 * (rank // 8 + 1) if biases else rank
     ridge = jnp.asarray(l2, wide) * jnp.eye(width, dtype=wide)
@@ -407,12 +435,12 @@ def _alternate(
         """One side, the other being fixed."""
         if biases:
             target = rows.ratings - mean - other[:, rank][rows.columns]
-            return _solve(rows, other.at[:, rank].set(1), target, None, ridge)
+            return _solve(axes, rows, other.at[:, rank].set(1), target, None, ridge)
         if explicit:
-            return _solve(rows, other, rows.ratings, None, ridge)
+            return _solve(axes, rows, other, rows.ratings, None, ridge)
         weight = jnp.asarray(alpha, wide) * rows.ratings
         unseen = jnp.einsum("ir,is->rs", other, other, precision="highest")
-        return _solve(rows, other, rows.first + weight, weight, unseen + ridge)
+        return _solve(axes, rows, other, rows.first + weight, weight, unseen + ridge)
 
     def sweep(_: Array | int, sides: tuple[Array, Array]) -> tuple[Array, Array]:
         with jax.named_scope("users"):
@@ -432,10 +460,26 @@ def _alternate(
     return Recommender(users_side, items_side, told(mean), ok)
 
 
-def _sort(rows: Array, columns: Array, ratings: Array, n: int) -> _Sorted:
-    rows, columns, ratings = lax.sort((rows, columns, ratings), num_keys=2)
+def _first(users: Array, items: Array, axes: tuple[str, ...]) -> Array:
+    """Whether each entry here is the first with its user and item, of all devices' entries."""
+    own = len(users)
+    users, items = (lax.all_gather(x, axes, tiled=True) for x in (users, items))
+    place = jnp.arange(len(users), dtype=jnp.int32)
+    users, items, place = lax.sort((users, items, place), num_keys=2)
+    first = jnp.zeros(len(users), bool).at[place].set(_new(users, items))
+    return lax.dynamic_slice_in_dim(first, lax.axis_index(axes) * own, own)
+
+
+def _new(rows: Array, columns: Array) -> Array:
+    """Whether each pair differs from the one before it."""
     again = (rows[1:] == rows[:-1]) & (columns[1:] == columns[:-1])
-    first = jnp.concatenate([jnp.ones(1, bool), ~again]).astype(ratings.dtype)
+    return jnp.concatenate([jnp.ones(1, bool), ~again])
+
+
+def _sort(rows: Array, columns: Array, ratings: Array, first: Array | None, n: int) -> _Sorted:
+    entries = (rows, columns, ratings) if first is None else (rows, columns, ratings, first)
+    rows, columns, ratings, *known = lax.sort(entries, num_keys=2)
+    first = known[0] if known else _new(rows, columns).astype(ratings.dtype)
     start = jnp.searchsorted(rows, jnp.arange(n + 1, dtype=rows.dtype)).astype(jnp.int32)
     length = _plan(len(rows), n, 1).length
     runs = (jnp.diff(start) + length - 1) // length
@@ -467,7 +511,12 @@ def _plan(e: int, n: int, width: int) -> _Plan:
 
 
 def _solve(
-    rows: _Sorted, other: Array, target: Array, weight: Array | None, base: Array
+    axes: tuple[str, ...],
+    rows: _Sorted,
+    other: Array,
+    target: Array,
+    weight: Array | None,
+    base: Array,
 ) -> Array:
     r"""Least squares for every row: $(B + \sum_j w_j y_j y_j^\top) x = \sum_j t_j y_j$."""
     # Each row's matrix is summed up from runs of its ratings, then a block is solved at once.
@@ -499,9 +548,9 @@ def _solve(
         zeros = (
             jnp.zeros((block, *shape), other.dtype) for shape in ((width, width), (width,))
         )
-        gram, moment = lax.fori_loop(
-            0, (end - begin + chunk - 1) // chunk, add_chunk, tuple(zeros)
-        )
+        zeros = lax.pcast(tuple(zeros), axes, to="varying")
+        turns = (end - begin + chunk - 1) // chunk
+        gram, moment = lax.psum(lax.fori_loop(0, turns, add_chunk, zeros), axes)
         factor = lax.linalg.cholesky(gram + base, symmetrize_input=False)
         return jax.scipy.linalg.cho_solve((factor, True), moment[..., None])[..., 0]
 

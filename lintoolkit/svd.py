@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lintoolkit import _checks, _krylov
 from lintoolkit._jit import jit
-from lintoolkit._rows import on_mesh_of, push
+from lintoolkit._rows import on_mesh_of, push, through_qr
 from lintoolkit._triplets import (
     LinearOperator,
     Matrix,
@@ -146,7 +146,9 @@ def svd(x: Float[Array, "n d"]) -> SVD:
         ValueError: If ``x`` is not a matrix, or is empty.
 
     Cost:
-        About 14 n d² + 8 d³ FLOP for n ≥ d.
+        About 14 n d² + 8 d³ FLOP for n ≥ d. Rows may be split over the devices of a mesh, and
+        so are those of U then: each factorises its own, and d² numbers a device travel; all of
+        X where none has more than d rows.
 
     Examples:
         >>> print(svd(jnp.array([[0.0, 2.0], [-3.0, 0.0]])).s)
@@ -486,8 +488,7 @@ def _finished(u: Array, s: Array, vt: Array, ok: Array) -> SVD:
 
 @jax.custom_jvp
 def _full(x: Array) -> SVD:
-    u, s, vt, finite = small_svd(x)
-    return _finished(u, s, vt, finite)
+    return _finished(*through_qr(small_svd, x))
 
 
 def _as_tangent(parts: Triplets) -> SVD:

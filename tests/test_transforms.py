@@ -611,9 +611,8 @@ CALLS = 15  # of each exported function
 # Split by rows over an explicit mesh, these say what to do; over any other they just work.
 UNDECIDED = {
     "factorises a matrix as a whole": """
-        svd.svd svd.truncated_svd svd.randomized_svd svd.low_rank eigen.top_eigh
-        pca.pca_of_moments regression.least_squares regression.ridge lora.extract lora.pissa
-        lora.combine lora.resize
+        svd.randomized_svd eigen.top_eigh pca.pca_of_moments regression.least_squares
+        regression.ridge lora.combine lora.resize
         """,
     "sums or multiplies rows with rows": """
         attention.attention attention.multi_head_attention transformer.block transformer.vit
@@ -621,8 +620,8 @@ UNDECIDED = {
         """,
     "looks rows up, cuts or sorts them": """
         layers.embed layers.frames layers.spectrogram transformer.gpt transformer.generate
-        svd.tail_error svd.rank_for_energy similarity.top_k similarity.analogy eigen.pagerank
-        factorize.als factorize.implicit_als factorize.predict_rating factorize.recommend
+        svd.tail_error svd.rank_for_energy similarity.top_k similarity.analogy
+        factorize.predict_rating factorize.recommend
         """,
     "folds rows into another axis": "layers.patches layers.im2col layers.conv2d",
     "takes rows one by one": "train.fit",

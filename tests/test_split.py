@@ -1,0 +1,134 @@
+"""Rows split over devices, forced on one CPU in a process of their own: what travels."""
+
+import pytest
+from elsewhere import found_by
+
+PROGRAM = """
+import contextlib, json, sys
+from functools import partial
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from lintoolkit.cost import cost
+from lintoolkit.eigen import pagerank
+from lintoolkit.factorize import als, implicit_als
+from lintoolkit.svd import svd, truncated_svd
+
+kind = getattr(AxisType, sys.argv[1])
+mesh = jax.make_mesh((8,), ("rows",), axis_types=(kind,))
+rng = np.random.default_rng(0)
+n, m, e = 120, 48, 4800
+# Skewed, and many pairs are there twice, on several devices.
+users, items = (np.minimum(rng.geometric(4 / k, e) - 1, k - 1) for k in (n, m))
+p, q = rng.standard_normal((n, 3)), rng.standard_normal((m, 3))
+stars = (3 + (p[users] * q[items]).sum(1) + rng.standard_normal(e) / 9).astype("float32")
+tall = (rng.standard_normal((400, 24)) * 0.8 ** np.arange(24)).astype("float32")
+options = {"shape": (n, m), "rank": 3, "iterations": 4}
+key = jax.random.key(0)
+
+def tilted(damping, sources, targets):
+    scores = pagerank(sources, targets, n, damping=damping).scores
+    return scores @ jnp.arange(n, dtype=scores.dtype)
+
+implicit = partial(implicit_als, key, l2=4.0, alpha=1.0, **options)
+cases = {
+    "als": (partial(als, key, l2=4.0, **options), users, items, stars),
+    "implicit_als": (implicit, users, items, abs(stars)),
+    "pagerank": (partial(pagerank, n=n), users, items),
+    "pagerank, slope": (jax.grad(tilted), np.float32(0.85), users, items),
+    "svd": (lambda x: svd(x).s, tall),
+    "truncated_svd": (partial(truncated_svd, rank=3), tall),
+    "truncated_svd, wide": (partial(truncated_svd, rank=3), np.ascontiguousarray(tall.T)),
+}
+
+def error(found, expected):
+    def off(a, b):
+        return np.abs(np.subtract(a, b, dtype=float)).max() / (np.abs(b).max() or 1)
+
+    return float(max(jax.tree.leaves(jax.tree.map(off, found, expected))))
+
+def split(x):
+    return jax.device_put(x, NamedSharding(mesh, P("rows") if np.ndim(x) else P()))
+
+def travels(fn, *args):
+    return [[c.opcode, c.bytes, c.times] for c in cost(fn, *args).collectives]
+
+found = {}
+for name, (fn, *args) in cases.items():
+    alone, placed = fn(*map(jnp.asarray, args)), [split(x) for x in args]
+    # JAX asks for the mesh where it differentiates over explicit axes.
+    with jax.set_mesh(mesh) if "slope" in name else contextlib.nullcontext():
+        found[name] = {"error": error(fn(*placed), alone), "travels": travels(fn, *placed)}
+    if name in ("als", "implicit_als", "pagerank"):
+        own = [jnp.asarray(x[: e // 8]) for x in args]
+        found[name]["of its own"] = error(fn(*own), alone)
+whole = jnp.sort
+if kind == AxisType.Explicit:
+    whole = jax.sharding.auto_axes(jnp.sort, out_sharding=P())
+found["sort"] = {"travels": travels(jax.jit(whole), split(stars))}
+print(json.dumps(found))
+"""
+
+N, M, E, D, DEVICES, SWEEPS = 120, 48, 4800, 24, 8, 4
+
+
+@pytest.fixture(scope="module", params=["Auto", "Explicit"])
+def found(request):
+    words = "-c", PROGRAM, request.param
+    return found_by(*words, JAX_NUM_CPU_DEVICES=str(DEVICES), JAX_PLATFORMS="cpu")
+
+
+def numbers(found, name, opcode):
+    """How many travel at a time, and how often; single ones aside."""
+    travels = [
+        (size // 4, times) for code, size, times in found[name]["travels"] if code == opcode
+    ]
+    return sorted(pair for pair in travels if pair[0] > 4)
+
+
+def opcodes(found, name):
+    return {code for code, *_ in found[name]["travels"]}
+
+
+def test_split_rows_give_what_one_device_finds(found):
+    for name, case in found.items():
+        assert case.get("error", 0) < 2e-6, name
+        # Control: the rows of one device alone are not enough.
+        assert case.get("of its own", 1) > 1e-2, name
+
+
+@pytest.mark.parametrize(("name", "width"), [("als", 8), ("implicit_als", 3)])
+def test_the_normal_equations_of_users_and_items_are_added_up(found, name, width):
+    equations = width**2 + width
+    expected = [(M * equations, SWEEPS), (N * equations, SWEEPS)]
+    assert numbers(found, name, "all-reduce") == expected
+    # Equal pairs of an implicit one, on whatever devices, are found once, before sweeping.
+    gathered = [(E, 1)] * 2 if name == "implicit_als" else []
+    assert numbers(found, name, "all-gather") == gathered
+    assert opcodes(found, name) <= {"all-reduce", "all-gather"}
+
+
+@pytest.mark.parametrize("name", ["pagerank", "pagerank, slope"])
+def test_the_ranks_of_nodes_are_added_up(found, name):
+    assert opcodes(found, name) == {"all-reduce"}
+    # Two sums of a derivative may travel as one.
+    assert {size for size, _ in numbers(found, name, "all-reduce")} <= {N, 2 * N}
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("svd", DEVICES * D**2),
+        ("truncated_svd", DEVICES * D**2),
+        ("truncated_svd, wide", 400 * D),
+    ],
+)
+def test_triangles_are_gathered_and_not_the_rows(found, name, size):
+    assert numbers(found, name, "all-gather") == [(size, 1)]
+    assert numbers(found, name, "all-reduce") == []
+
+
+def test_rows_that_are_gathered_are_seen(found):
+    """Control: a sort of them all."""
+    assert numbers(found, "sort", "all-gather") == [(E, 1)]
