@@ -362,6 +362,26 @@ def test_a_stream_is_as_if_in_memory(rng, tmp_path, dtype):
         assert_is_pca(fitted, x, rtol)
 
 
+class Stored:
+    """Rows that are read by slices alone, as those of a zarr array are, and which were read."""
+
+    def __init__(self, rows):
+        self.rows, self.shape, self.read = rows, rows.shape, []
+
+    def __getitem__(self, at):
+        assert type(at) is slice
+        self.read.append((at.start, at.stop, at.step))
+        return self.rows[at]
+
+
+def test_stored_rows_are_read_once_and_in_order(rng):
+    x = np.asarray(with_spectrum(rng, 211, 29, "slow"))
+    stored = Stored(x)
+    fitted = fit_pca_stream(stored, rank=RANK, chunk_rows=64)
+    assert bits(fitted) == bits(fit_pca_stream(x, rank=RANK, chunk_rows=64))
+    assert stored.read == [(0, 64, None), (64, 128, None), (128, 192, None), (192, 211, None)]
+
+
 class DiedError(Exception):
     pass
 
