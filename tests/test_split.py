@@ -81,12 +81,10 @@ def found(request):
     )
 
 
-def numbers(found, name, opcode):
-    """How many travel at a time, and how often; single ones aside."""
-    travels = [
-        (size // 8, times) for code, size, times in found[name]["travels"] if code == opcode
-    ]
-    return sorted(pair for pair in travels if pair[0] > 4)
+def bytes_of(found, name, opcode):
+    """How many bytes travel at a time, and how often; single numbers aside."""
+    travels = [(size, times) for code, size, times in found[name]["travels"] if code == opcode]
+    return sorted(pair for pair in travels if pair[0] > 32)
 
 
 def opcodes(found, name):
@@ -103,34 +101,34 @@ def test_split_rows_give_what_one_device_finds(found):
 @pytest.mark.parametrize(("name", "width"), [("als", 8), ("implicit_als", 3)])
 def test_the_normal_equations_of_users_and_items_are_added_up(found, name, width):
     equations = width**2 + width
-    expected = [(M * equations, SWEEPS), (N * equations, SWEEPS)]
-    assert numbers(found, name, "all-reduce") == expected
+    expected = [(8 * M * equations, SWEEPS), (8 * N * equations, SWEEPS)]
+    assert bytes_of(found, name, "all-reduce") == expected
     # Equal pairs of an implicit one, on whatever devices, are found once, before sweeping.
-    gathered = [(E, 1)] * 2 if name == "implicit_als" else []
-    assert numbers(found, name, "all-gather") == gathered
+    gathered = [(4 * E, 1)] * 2 if name == "implicit_als" else []
+    assert bytes_of(found, name, "all-gather") == gathered
     assert opcodes(found, name) <= {"all-reduce", "all-gather"}
 
 
 @pytest.mark.parametrize("name", ["pagerank", "pagerank, slope"])
 def test_the_ranks_of_nodes_are_added_up(found, name):
     assert opcodes(found, name) == {"all-reduce"}
-    # Two sums of a derivative may travel as one.
-    assert {size for size, _ in numbers(found, name, "all-reduce")} <= {N, 2 * N}
+    # Links are counted in 4 bytes; two sums of a derivative may travel as one.
+    assert {size for size, _ in bytes_of(found, name, "all-reduce")} <= {4 * N, 8 * N, 16 * N}
 
 
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("svd", DEVICES * D**2),
-        ("truncated_svd", DEVICES * D**2),
-        ("truncated_svd, wide", 400 * D),
+        ("svd", 8 * DEVICES * D**2),
+        ("truncated_svd", 8 * DEVICES * D**2),
+        ("truncated_svd, wide", 8 * 400 * D),
     ],
 )
 def test_triangles_are_gathered_and_not_the_rows(found, name, size):
-    assert numbers(found, name, "all-gather") == [(size, 1)]
-    assert numbers(found, name, "all-reduce") == []
+    assert bytes_of(found, name, "all-gather") == [(size, 1)]
+    assert bytes_of(found, name, "all-reduce") == []
 
 
 def test_rows_that_are_gathered_are_seen(found):
     """Control: a sort of them all."""
-    assert numbers(found, "sort", "all-gather") == [(E, 1)]
+    assert bytes_of(found, "sort", "all-gather") == [(8 * E, 1)]
