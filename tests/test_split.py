@@ -22,7 +22,7 @@ n, m, e = 120, 48, 4800
 # Skewed, and many pairs are there twice, on several devices.
 users, items = (np.minimum(rng.geometric(4 / k, e) - 1, k - 1) for k in (n, m))
 p, q = rng.standard_normal((n, 3)), rng.standard_normal((m, 3))
-stars = (3 + (p[users] * q[items]).sum(1) + rng.standard_normal(e) / 9).astype("float64")
+stars = 3 + (p[users] * q[items]).sum(1) + rng.standard_normal(e) / 9
 tall = rng.standard_normal((400, 24)) * 0.8 ** np.arange(24)
 options = {"shape": (n, m), "rank": 3, "iterations": 4}
 key = jax.random.key(0)
