@@ -7,6 +7,7 @@ fingerprint is stored beside it, and compared on the way back.
 """
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -377,7 +378,11 @@ def _sum(leaves: dict[str, list]) -> int:
 
 
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+    # Of tensorstore's errors the cause comes last, but for all options in brackets.
+    said = re.split(r" \[\w+=", str(error).strip().partition("\n")[0])[0]
+    if len(said) > 200:
+        said = f"{said[:60]} ... {said[-135:]}"
+    return f"{type(error).__name__}: {said}"
 
 
 def _everywhere(good: bool) -> bool:
