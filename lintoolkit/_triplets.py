@@ -299,8 +299,8 @@ def change(some: Triplets, whole: Triplets, dx: Array) -> Triplets:
     all_u, all_s, all_v = whole[0], whole[1], whole[2].T
     r = len(s)
     u2, s2, v2 = all_u[:, r:], all_s[r:, None], all_v[:, r:]
-    right, left = dx @ v, dx.T @ u
-    inner, below, beside = u.T @ right, u2.T @ right, v2.T @ left
+    right, left = dx @ v, pull(dx, u)  # rows of dx may be split, and so are those of u
+    inner, below, beside = pull(u, right), pull(u2, right), v2.T @ left
 
     equal = jnp.abs(s - s[:, None]) <= jnp.finfo(s.dtype).eps ** (2 / 3) * s[0]
     turn = jnp.where(equal, 0, 1 / jnp.where(equal, 1, (s - s[:, None]) * (s + s[:, None])))
@@ -311,7 +311,7 @@ def change(some: Triplets, whole: Triplets, dx: Array) -> Triplets:
     inverse = jnp.where(s > 0, 1 / jnp.where(s > 0, s, 1), 0)
     du = u @ (turn * (inner * s + s[:, None] * inner.T) + twist)
     du += u2 @ (turn2 * (below * s + s2 * beside))
-    du += (right - all_u @ (all_u.T @ right)) * inverse
+    du += (right - all_u @ pull(all_u, right)) * inverse
     dv = v @ (turn * (s[:, None] * inner + inner.T * s) - twist)
     dv += v2 @ (turn2 * (s2 * below + beside * s))
     dv += (left - all_v @ (all_v.T @ left)) * inverse

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import export, lax
 from jaxtyping import Array, Bool, Float
 
-from lintoolkit import _checks
+from lintoolkit import _checks, _rows
 from lintoolkit._jit import jit
 
 __all__ = [
@@ -63,7 +63,8 @@ def normal_equation(
             fewer examples than features.
 
     Cost:
-        See `normal_equation_flops`: for long x about half of `least_squares`.
+        See `normal_equation_flops`: for long x about half of `least_squares`. Rows may be split
+        over the devices of a mesh: d (d + k) numbers are summed over them.
 
     Examples:
         >>> x = jnp.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])  # ones for the intercept
@@ -75,9 +76,9 @@ def normal_equation(
     """
     _check("normal_equation", x, y)
     a, b = _wide(x, y)
-    gram = jnp.matmul(a.T, a, precision="highest")
+    gram = _rows.pull(a, a)
     factor = lax.linalg.cholesky(gram, symmetrize_input=False)
-    right = _beside_identity(jnp.matmul(a.T, b, precision="highest"))
+    right = _beside_identity(_rows.pull(a, b))
     solved = jax.scipy.linalg.cho_solve((factor, True), right)
     weights, inverse = solved[:, : b.shape[1]], solved[:, b.shape[1] :]
     sine = 1 / (jnp.diagonal(gram) * jnp.diagonal(inverse))  # squared
@@ -124,7 +125,8 @@ def least_squares(
             fewer examples than features.
 
     Cost:
-        See `least_squares_flops`.
+        See `least_squares_flops`. Rows may be split over the devices of a mesh: each factorises
+        its own, and (d + k)² numbers a device travel, or all rows where those are fewer.
 
     Examples:
         >>> x = jnp.array([[3.0, 0.0], [4.0, 0.0], [0.0, 2.0]])
@@ -135,8 +137,7 @@ def least_squares(
         Golub and Van Loan, Matrix Computations, 4th ed. (2013), section 5.3.3.
     """
     _check("least_squares", x, y)
-    a, b = _wide(x, y)
-    return _answer(*_by_qr(a, b), x, y)
+    return _answer(*_by_qr(*_rows.condensed(*_wide(x, y))), x, y)
 
 
 def least_squares_flops(*, n: int, d: int, k: int = 1) -> int:
@@ -185,7 +186,7 @@ def ridge(
             scalar.
 
     Cost:
-        That of `least_squares` on n + d examples, see `ridge_flops`.
+        That of `least_squares` on n + d examples, see `ridge_flops`; rows may be split alike.
 
     Examples:
         >>> x, y = jnp.array([[1.0], [1.0]]), jnp.array([3.0, 3.0])
@@ -202,7 +203,7 @@ def ridge(
             f"ridge: l2 must be one number, got shape {jnp.shape(l2)}; jax.vmap over "
             "lambda l2: ridge(x, y, l2=l2) takes many."
         )
-    a, b = _wide(x, y)
+    a, b = _rows.condensed(*_wide(x, y))
     d = x.shape[1]
     held = jnp.sqrt(jnp.asarray(l2, a.dtype)) * jnp.eye(d, dtype=a.dtype)
     zeros = jnp.zeros((d, *b.shape[1:]), b.dtype)

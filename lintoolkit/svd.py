@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lintoolkit import _checks, _krylov
 from lintoolkit._jit import jit
-from lintoolkit._rows import on_mesh_of, push, through_qr
+from lintoolkit._rows import everywhere, on_mesh_of, push, split_of, through_qr
 from lintoolkit._triplets import (
     LinearOperator,
     Matrix,
@@ -255,7 +255,9 @@ def randomized_svd(
             ``oversample`` or ``power_iters`` is negative.
 
     Cost:
-        4 n d (r + oversample) (q + 1) FLOP in products with X.
+        4 n d (r + oversample) (q + 1) FLOP in products with X. Rows may be split over the
+        devices of a mesh: then q + 1 times (r + oversample)² numbers a device are gathered,
+        and d (r + oversample) are summed.
 
     Examples:
         >>> x = jnp.outer(jnp.arange(3.0), jnp.ones(2))
@@ -281,12 +283,14 @@ def randomized_svd(
         # By reflections: they are a mixture, in which a much larger value drowns the others;
         # where these would be subnormal, reflections of them are none.
         lost = jnp.abs(columns) < float(info.tiny) / float(info.eps)
-        return jnp.linalg.qr(jnp.where(lost, 0, columns))[0]
+        return through_qr(lambda x: jnp.linalg.qr(x)[:1], jnp.where(lost, 0, columns))[0]
 
     for _ in range(power_iters):
         rows = basis(products.pull(basis(products.push(rows))).T).T
     q = basis(products.push(rows))
-    left, s, vt, finite = small_svd(products.pull(q))
+    small = products.pull(q)
+    small = everywhere(split_of(small.T), small)  # of a wide matrix its columns are split
+    left, s, vt, finite = small_svd(small)
     columns = push(q, left.T)
     return _finished(*products.triplets(columns[:, :rank], s[:rank], vt[:rank]), finite)
 

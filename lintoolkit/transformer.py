@@ -222,18 +222,19 @@ def block(
     return _blocks.block(params, x, lambda params, x: (attend(params, x), None))[0]
 
 
-def block_flops(*, t: int, d_model: int) -> int:
+def block_flops(*, t: int, d_model: int, causal: bool = False) -> int:
     """FLOP of the products of one `block` on one sequence.
 
     Args:
         t: Rows of the sequence.
         d_model: Their width.
+        causal: As of `block`.
 
     Returns:
         `multi_head_attention_flops`, and 16 t d_model² for the MLP.
     """
     widths = (d_model, 4 * d_model, d_model)
-    attending = multi_head_attention_flops(t=t, d_model=d_model)
+    attending = multi_head_attention_flops(t=t, d_model=d_model, causal=causal)
     return attending + mlp_flops(n=t, widths=widths, bias=False)
 
 
@@ -423,7 +424,7 @@ def gpt_flops(*, config: GPTConfig, n: int, t: int) -> int:
         t: Tokens a sequence.
 
     Returns:
-        n times blocks `block_flops` and the scores' 2 t d_model v.
+        n times blocks causal `block_flops` and the scores' 2 t d_model v.
     """
     return sum(part.flops for part in gpt_parts(config, n=n, t=t).values())
 
@@ -463,8 +464,8 @@ def gpt_parts(config: GPTConfig, *, n: int = 1, t: int | None = None) -> dict[st
     t = config.context if t is None else t
     _checks.positive("gpt_parts", n=n, t=t)
     d, many = config.width, config.blocks
-    attending = multi_head_attention_flops(t=t, d_model=d)
-    mapping = block_flops(t=t, d_model=d) - attending
+    attending = multi_head_attention_flops(t=t, d_model=d, causal=True)
+    mapping = block_flops(t=t, d_model=d, causal=True) - attending
     scoring = dense_flops(n=n * t, d_in=d, d_out=config.vocabulary, bias=False)
     return {
         "tokens": Part(config.vocabulary * d, 0),

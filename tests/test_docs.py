@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "lora": {"_leaves", "_lift", "_lowrank", "_peft", "layers", "svd"},
     "_moments": {"_files", "_rows", "_triplets"},
     "pca": {"_moments", "_rows", "_triplets", "layers"},
+    "regression": {"_rows"},
     "svd": {"_krylov", "_triplets", "_rows", "layers"},
     "train": {"checkpoint"},
     "transformer": {"_blocks", "_files", "_gpt2", "attention", "layers"},

@@ -13,7 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from lintoolkit.cost import cost
 from lintoolkit.eigen import pagerank
 from lintoolkit.factorize import als, implicit_als
-from lintoolkit.svd import svd, truncated_svd
+from lintoolkit.regression import least_squares, normal_equation, ridge
+from lintoolkit.svd import randomized_svd, svd, truncated_svd
 
 kind = getattr(AxisType, sys.argv[1])
 mesh = jax.make_mesh((8,), ("rows",), axis_types=(kind,))
@@ -24,12 +25,17 @@ users, items = (np.minimum(rng.geometric(4 / k, e) - 1, k - 1) for k in (n, m))
 p, q = rng.standard_normal((n, 3)), rng.standard_normal((m, 3))
 stars = 3 + (p[users] * q[items]).sum(1) + rng.standard_normal(e) / 9
 tall = rng.standard_normal((400, 24)) * 0.8 ** np.arange(24)
+wide = np.ascontiguousarray(tall.T)
+sought = tall @ rng.standard_normal((24, 2)) + rng.standard_normal((400, 2)) / 9
 options = {"shape": (n, m), "rank": 3, "iterations": 4}
 key = jax.random.key(0)
 
 def tilted(damping, sources, targets):
     scores = pagerank(sources, targets, n, damping=damping).scores
     return scores @ jnp.arange(n, dtype=scores.dtype)
+
+def weights(x, y):
+    return least_squares(x, y).weights.sum()
 
 implicit = partial(implicit_als, key, l2=4.0, alpha=1.0, **options)
 cases = {
@@ -38,8 +44,17 @@ cases = {
     "pagerank": (partial(pagerank, n=n), users, items),
     "pagerank, slope": (jax.grad(tilted), np.float64(0.85), users, items),
     "svd": (lambda x: svd(x).s, tall),
+    "svd, slope": (jax.grad(lambda x: (svd(x).u[:, :3] ** 4).sum()), tall),
     "truncated_svd": (partial(truncated_svd, rank=3), tall),
-    "truncated_svd, wide": (partial(truncated_svd, rank=3), np.ascontiguousarray(tall.T)),
+    "truncated_svd, wide": (partial(truncated_svd, rank=3), wide),
+    "randomized_svd": (partial(randomized_svd, key, rank=3), tall),
+    "randomized_svd, wide": (partial(randomized_svd, key, rank=3), wide),
+    "normal_equation": (normal_equation, tall, sought),
+    "least_squares": (least_squares, tall, sought),
+    "least_squares, one": (least_squares, tall, sought[:, 0].copy()),
+    "least_squares, slope": (jax.grad(weights), tall, sought),
+    "ridge": (partial(ridge, l2=0.5), tall, sought),
+    "ridge, wide": (partial(ridge, l2=0.5), wide, tall[:24, :2]),
 }
 
 def error(found, expected):
@@ -60,8 +75,8 @@ for name, (fn, *args) in cases.items():
     # JAX asks for the mesh where it differentiates over explicit axes.
     with jax.set_mesh(mesh) if "slope" in name else contextlib.nullcontext():
         found[name] = {"error": error(fn(*placed), alone), "travels": travels(fn, *placed)}
-    if name in ("als", "implicit_als", "pagerank"):
-        own = [jnp.asarray(x[: e // 8]) for x in args]
+    if "," not in name and name not in ("svd", "truncated_svd", "randomized_svd"):
+        own = [jnp.asarray(x[: len(x) // 8]) for x in args]
         found[name]["of its own"] = error(fn(*own), alone)
 whole = jnp.sort
 if kind == AxisType.Explicit:
@@ -122,6 +137,8 @@ def test_the_ranks_of_nodes_are_added_up(found, name):
         ("svd", 8 * DEVICES * D**2),
         ("truncated_svd", 8 * DEVICES * D**2),
         ("truncated_svd, wide", 8 * 400 * D),
+        ("least_squares", 8 * DEVICES * (D + 2) ** 2),
+        ("ridge", 8 * DEVICES * (D + 2) ** 2),
     ],
 )
 def test_triangles_are_gathered_and_not_the_rows(found, name, size):

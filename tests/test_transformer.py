@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from functools import partial
@@ -19,6 +20,7 @@ from lintoolkit.transformer import (
     GPTConfig,
     ViTConfig,
     block,
+    block_flops,
     generate,
     gpt,
     gpt_parts,
@@ -150,11 +152,13 @@ def test_fresh_blocks_keep_the_size_of_vectors_in_a_deep_stack(rng):
     assert float(jnp.std(run(blocks | {"mlp": (first, second)}))) > 2.5
 
 
-def test_parts_hold_what_init_draws_and_what_the_program_computes():
-    shapes = jax.eval_shape(lambda key: init_gpt(key, CONFIG), KEY)
+@pytest.mark.parametrize("t", [7, 521])  # a long one leaves out keys that no query sees
+def test_parts_hold_what_init_draws_and_what_the_program_computes(t):
+    config = dataclasses.replace(CONFIG, context=521)
+    shapes = jax.eval_shape(lambda key: init_gpt(key, config), KEY)
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
     blocks = shapes["blocks"]
-    parts = gpt_parts(CONFIG, n=2, t=7)
+    parts = gpt_parts(config, n=2, t=t)
     assert {name: part.parameters for name, part in parts.items()} == {
         "tokens": count(shapes["tokens"]),
         "positions": count(shapes["positions"]),
@@ -163,13 +167,14 @@ def test_parts_hold_what_init_draws_and_what_the_program_computes():
         "norms": count((blocks["attention_norm"], blocks["mlp_norm"], shapes["norm"])),
         "head": 0,
     }
-    tokens = jax.ShapeDtypeStruct((2, 7), "int32")
-    priced = cost(partial(gpt, config=CONFIG), shapes, tokens).lowered
+    tokens = jax.ShapeDtypeStruct((2, t), "int32")
+    priced = cost(partial(gpt, config=config), shapes, tokens).lowered
     assert sum(part.flops for part in parts.values()) == priced.matmul_flops
-    x = jax.ShapeDtypeStruct((2, 7, 10), "float32")
+    x = jax.ShapeDtypeStruct((2, t, 10), "float32")
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), blocks)
     priced = cost(partial(block, heads=2, causal=True), one, x).lowered
     assert parts["mlp"].flops + parts["attention"].flops == 3 * priced.matmul_flops
+    assert priced.matmul_flops == 2 * block_flops(t=t, d_model=10, causal=True)
 
 
 @pytest.mark.parametrize(

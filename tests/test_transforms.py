@@ -611,12 +611,11 @@ CALLS = 15  # of each exported function
 # Split by rows over an explicit mesh, these say what to do; over any other they just work.
 UNDECIDED = {
     "factorises a matrix as a whole": """
-        svd.randomized_svd eigen.top_eigh pca.pca_of_moments regression.least_squares
-        regression.ridge lora.combine lora.resize
+        eigen.top_eigh pca.pca_of_moments lora.combine lora.resize
         """,
     "sums or multiplies rows with rows": """
         attention.attention attention.multi_head_attention transformer.block transformer.vit
-        pca.merge_moments eigen.power_iteration regression.normal_equation
+        pca.merge_moments eigen.power_iteration
         """,
     "looks rows up, cuts or sorts them": """
         layers.embed layers.frames layers.spectrogram transformer.gpt transformer.generate
