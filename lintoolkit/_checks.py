@@ -45,12 +45,15 @@ def scope(function: str) -> Iterator[None]:
 
 
 def arrays(function: str, **arguments: Any) -> None:
-    """Refuse what is not an array, and arrays with nothing in them."""
+    """Refuse what is not an array, JAX's or NumPy's, and arrays with nothing in them."""
     for name, value in arguments.items():
-        if not isinstance(value, jax.Array):
+        masked = isinstance(value, np.ma.MaskedArray)
+        if masked or not isinstance(value, jax.Array | np.ndarray):
+            remedy = (
+                f"fill its gaps, {name}.filled(...)" if masked else "wrap it in jnp.asarray"
+            )
             raise TypeError(
-                f"{function}: {name} must be one array, got {_kind(value)}; "
-                "wrap it in jnp.asarray."
+                f"{function}: {name} must be one array, got {_kind(value)}; {remedy}."
             )
         if value.size == 0:
             raise ValueError(

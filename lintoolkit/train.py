@@ -200,10 +200,11 @@ def fit_in_chunks(
     Args:
         loss_fn: As in `fit`.
         params: As in `fit`; with ``checkpoint``, also where a restored state is to lie.
-        batches: As in `fit`, where arrays of NumPy, memory-mapped files too, may stay out of
-            the device's memory. Or a function of a range of steps that returns their batches,
-            for data that are drawn or placed on a mesh: the numbers may depend on the step, and
-            a seed, and on nothing else.
+        batches: As in `fit`, where arrays of NumPy, memory-mapped files too, and whatever has
+            a shape and is read by slices, as zarr's, stay out of the device's memory. Or a
+            function of a range of steps that returns their batches, for data that are drawn or
+            placed on a mesh: the numbers may depend on the step, and a seed, and on nothing
+            else.
         chunk: Steps a program, and between checkpoints. Where it does not divide their number
             the last program is compiled for itself.
         optimizer: As in `fit`.
@@ -252,9 +253,11 @@ def fit_in_chunks(
         take, total = batches, steps
     else:
         take = lambda at: jax.tree.map(lambda x: x[at.start : at.stop], batches)
-        total = max((len(x) for x in jax.tree.leaves(batches) if jnp.ndim(x)), default=0)
+        # By shapes: what is read by slices may have no len, as zarr's arrays have not.
+        total = max((x.shape[0] for x in jax.tree.leaves(batches) if np.shape(x)), default=0)
     run = partial(fit, loss_fn, optimizer=optimizer, has_aux=has_aux, until=until)
     _check_arguments(loss_fn, params, optimizer)
+    params = jax.tree.map(jnp.asarray, params)
     state: Any = (params, optimizer.init(params) if opt_state is None else opt_state)
     # On a mesh all stays where it lies: a program may leave its results elsewhere.
     whole = _whole_on_mesh_of(params)

@@ -595,10 +595,10 @@ WRONG = {
     "analogy: table": (lambda: similarity.analogy(a(4), 0, 1, 2), "table must be"),
     "analogy: rows": (lambda: similarity.analogy(a(4, 3), 0, 1, 2.0), "c must be one integer"),
     "fit_pca: integers": (lambda: pca.fit_pca(whole(5, 3), rank=1), "x must be floating"),
-    "fit_pca: NumPy": (lambda: pca.fit_pca(np.ones((5, 3)), rank=1), "x must be one array"),
+    "fit_pca: a list": (lambda: pca.fit_pca([[1.0], [2.0]], rank=1), "x must be one array"),
     "fit_pca: masked": (
         lambda: pca.fit_pca(np.ma.ones((5, 3)), rank=1),
-        "x must be one array, got Mask",
+        "x must be one array, got MaskedArray; fill its gaps, x.filled",
     ),
     "fit_pca: vector": (
         lambda: pca.fit_pca(a(5), rank=1),

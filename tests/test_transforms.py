@@ -740,6 +740,15 @@ def test_what_is_compiled_anew_is_seen():
     assert COMPILED
 
 
+@every_function
+@pytest.mark.usefixtures("as_a_user")
+def test_arrays_of_numpy_are_taken(name, rng):
+    fn, args = TABLE[name].at(rng)
+    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    of_numpy = jax.tree.map(lambda leaf: leaf if is_key(leaf) else np.asarray(leaf), args)
+    assert_identical(fn(*of_numpy), fn(*args))
+
+
 @each([name for name, case in TABLE.items() if case.batched])
 def test_vmap_is_a_loop(name, rng):
     case = TABLE[name]
