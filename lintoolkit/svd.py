@@ -256,8 +256,8 @@ def randomized_svd(
 
     Cost:
         4 n d (r + oversample) (q + 1) FLOP in products with X. Rows may be split over the
-        devices of a mesh: then q + 1 times (r + oversample)² numbers a device are gathered,
-        and d (r + oversample) are summed.
+        devices of a mesh: q + 1 times (r + oversample)² numbers a device are gathered, and
+        d (r + oversample) are summed; for n < d these, and n (r + oversample) are gathered.
 
     Examples:
         >>> x = jnp.outer(jnp.arange(3.0), jnp.ones(2))
@@ -279,18 +279,25 @@ def randomized_svd(
     rows = jax.random.normal(key, (count, products.width), products.dtype)
     info = jnp.finfo(products.dtype)
 
-    def basis(columns: Array) -> Array:
+    def basis(columns: Array, factorise: Callable = jnp.linalg.qr) -> Array:
         # By reflections: they are a mixture, in which a much larger value drowns the others;
         # where these would be subnormal, reflections of them are none.
         lost = jnp.abs(columns) < float(info.tiny) / float(info.eps)
-        return through_qr(lambda x: jnp.linalg.qr(x)[:1], jnp.where(lost, 0, columns))[0]
+        return factorise(jnp.where(lost, 0, columns))[0]
+
+    def long_basis(rows: Array) -> Array:
+        # As long as the longer side, which is split if it is that of the rows.
+        split = partial(through_qr, lambda x: jnp.linalg.qr(x)[:1])
+        return basis(products.push(rows), jnp.linalg.qr if products.transposed else split)
+
+    def pulled(columns: Array) -> Array:
+        y = products.pull(columns)
+        return everywhere(split_of(y.T), y)  # as long as the other side
 
     for _ in range(power_iters):
-        rows = basis(products.pull(basis(products.push(rows))).T).T
-    q = basis(products.push(rows))
-    small = products.pull(q)
-    small = everywhere(split_of(small.T), small)  # of a wide matrix its columns are split
-    left, s, vt, finite = small_svd(small)
+        rows = basis(pulled(long_basis(rows)).T).T
+    q = long_basis(rows)
+    left, s, vt, finite = small_svd(pulled(q))
     columns = push(q, left.T)
     return _finished(*products.triplets(columns[:, :rank], s[:rank], vt[:rank]), finite)
 

@@ -86,6 +86,7 @@ print(json.dumps(found))
 """
 
 N, M, E, D, DEVICES, SWEEPS = 120, 48, 4800, 24, 8, 4
+COLUMNS, ITERATIONS = 3 + 10, 4  # of `randomized_svd` at its defaults
 
 
 @pytest.fixture(scope="module", params=["Auto", "Explicit"])
@@ -144,6 +145,23 @@ def test_the_ranks_of_nodes_are_added_up(found, name):
 def test_triangles_are_gathered_and_not_the_rows(found, name, size):
     assert bytes_of(found, name, "all-gather") == [(size, 1)]
     assert bytes_of(found, name, "all-reduce") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "gathered", "summed"),
+    [
+        ("randomized_svd", 8 * DEVICES * COLUMNS**2, 8 * D * COLUMNS),
+        ("randomized_svd, wide", 8 * D * COLUMNS, 8 * 400 * COLUMNS),
+    ],
+)
+def test_of_random_columns_small_factors_travel(found, name, gathered, summed):
+    assert set(bytes_of(found, name, "all-gather")) == {(gathered, 1)}
+    assert bytes_of(found, name, "all-reduce") == [(summed, 1)] * (ITERATIONS + 1)
+
+
+def test_the_normal_equation_is_summed(found):
+    assert bytes_of(found, "normal_equation", "all-reduce") == [(8 * D * (D + 2), 1)]
+    assert opcodes(found, "normal_equation") == {"all-reduce"}
 
 
 def test_rows_that_are_gathered_are_seen(found):
