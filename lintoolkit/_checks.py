@@ -96,7 +96,7 @@ def keys(function: str, params: object, *, required: str = "", optional: str = "
 
 def random_key(function: str, key: Any) -> None:
     """Refuse what is not one key, typed or legacy."""
-    one = isinstance(key, jax.Array) and (
+    one = isinstance(key, jax.Array | np.ndarray) and (
         (key.ndim == 0 and jnp.issubdtype(key.dtype, jax.dtypes.prng_key))
         or (key.ndim == 1 and key.dtype == jnp.uint32)
     )

@@ -8,7 +8,6 @@ one, which the compiler partitions into local products and an all-reduce. What i
 in any case, such as what sorts or factorises, runs on each device's own rows: `on_each`.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -194,31 +193,6 @@ def through_qr(factorise: Callable[[Array], Sequence[Array]], x: Array) -> Seque
     return jax.shard_map(
         local, mesh=split.mesh, in_specs=split.spec, out_specs=specs, check_vma=False
     )(_placed(x, split))
-
-
-def condensed(*arrays: Array) -> Sequence[Array]:
-    """Fewer rows whose columns have the same products where rows are split, else the same."""
-    # Only the factors R of each device's QR are gathered, of all arrays side by side: on
-    # k devices k d rows of d columns at most.
-    split = split_of(*arrays)
-    if split is None:
-        return arrays
-
-    def local(*arrays: Array) -> Array:
-        rows = jnp.concatenate(arrays, axis=1)
-        if len(rows) > rows.shape[1]:
-            rows = jnp.linalg.qr(rows, mode="r")
-        return lax.all_gather(rows, _axes(split), tiled=True)
-
-    side_by_side = jax.shard_map(
-        local,
-        mesh=split.mesh,
-        in_specs=(split.spec,) * len(arrays),
-        out_specs=PartitionSpec(),
-        check_vma=False,  # as in `through_qr`
-    )(*[_placed(x, split) for x in arrays])
-    ends = list(itertools.accumulate(x.shape[1] for x in arrays))
-    return jnp.split(side_by_side, ends[:-1], axis=1)
 
 
 def _axes(split: NamedSharding) -> tuple[str, ...]:

@@ -379,7 +379,8 @@ def _sum(leaves: dict[str, list]) -> int:
 
 def _said(error: Exception) -> str:
     # Of tensorstore's errors the cause comes last, but for all options in brackets.
-    said = re.split(r" \[\w+=", str(error).strip().partition("\n")[0])[0]
+    said = str(error).strip().partition("\n")[0]
+    said = re.sub(r" \[(os_error_code|tensorstore_spec|source locations)=.*", "", said)
     if len(said) > 200:
         said = f"{said[:60]} ... {said[-135:]}"
     return f"{type(error).__name__}: {said}"

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lintoolkit import _checks, _krylov
 from lintoolkit._jit import jit
-from lintoolkit._rows import everywhere, on_mesh_of, push, split_of, through_qr
+from lintoolkit._rows import on_mesh_of, pull, push, through_qr
 from lintoolkit._triplets import (
     LinearOperator,
     Matrix,
@@ -255,9 +255,7 @@ def randomized_svd(
             ``oversample`` or ``power_iters`` is negative.
 
     Cost:
-        4 n d (r + oversample) (q + 1) FLOP in products with X. Rows may be split over the
-        devices of a mesh: q + 1 times (r + oversample)² numbers a device are gathered, and
-        d (r + oversample) are summed; for n < d these, and n (r + oversample) are gathered.
+        4 n d (r + oversample) (q + 1) FLOP in products with X.
 
     Examples:
         >>> x = jnp.outer(jnp.arange(3.0), jnp.ones(2))
@@ -279,25 +277,16 @@ def randomized_svd(
     rows = jax.random.normal(key, (count, products.width), products.dtype)
     info = jnp.finfo(products.dtype)
 
-    def basis(columns: Array, factorise: Callable = jnp.linalg.qr) -> Array:
+    def basis(columns: Array) -> Array:
         # By reflections: they are a mixture, in which a much larger value drowns the others;
         # where these would be subnormal, reflections of them are none.
         lost = jnp.abs(columns) < float(info.tiny) / float(info.eps)
-        return factorise(jnp.where(lost, 0, columns))[0]
-
-    def long_basis(rows: Array) -> Array:
-        # As long as the longer side, which is split if it is that of the rows.
-        split = partial(through_qr, lambda x: jnp.linalg.qr(x)[:1])
-        return basis(products.push(rows), jnp.linalg.qr if products.transposed else split)
-
-    def pulled(columns: Array) -> Array:
-        y = products.pull(columns)
-        return everywhere(split_of(y.T), y)  # as long as the other side
+        return jnp.linalg.qr(jnp.where(lost, 0, columns))[0]
 
     for _ in range(power_iters):
-        rows = basis(pulled(long_basis(rows)).T).T
-    q = long_basis(rows)
-    left, s, vt, finite = small_svd(pulled(q))
+        rows = basis(products.pull(basis(products.push(rows))).T).T
+    q = basis(products.push(rows))
+    left, s, vt, finite = small_svd(products.pull(q))
     columns = push(q, left.T)
     return _finished(*products.triplets(columns[:, :rank], s[:rank], vt[:rank]), finite)
 
@@ -550,8 +539,8 @@ def _nearest_jvp(rank: int, primals: tuple, tangents: tuple) -> tuple[Array, Arr
     u, s, vt, _ = _full(x)
     u1, s1, v1 = u[:, :rank], s[:rank], vt[:rank].T
     u2, s2, v2 = u[:, rank:], s[rank:, None], vt[rank:].T
-    right, left = dx @ v1, u1.T @ dx
-    below, beside = u2.T @ right, (left @ v2).T
+    right, left = dx @ v1, pull(u1, dx)  # rows of dx may be split, and so are those of u
+    below, beside = pull(u2, right), (left @ v2).T
     turn = s2 / apart(s1, s2)
     # Both projections of the change, and how the subspaces turn towards what is left out.
     dy = right @ v1.T + u1 @ (left - (left @ v1) @ v1.T)

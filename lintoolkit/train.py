@@ -201,7 +201,7 @@ def fit_in_chunks(
         loss_fn: As in `fit`.
         params: As in `fit`; with ``checkpoint``, also where a restored state is to lie.
         batches: As in `fit`, where arrays of NumPy, memory-mapped files too, and whatever has
-            a shape and is read by slices, as zarr's, stay out of the device's memory. Or a
+            a shape and slices that are arrays, as zarr's, stay out of the device's memory. Or a
             function of a range of steps that returns their batches, for data that are drawn or
             placed on a mesh: the numbers may depend on the step, and a seed, and on nothing
             else.
@@ -257,10 +257,10 @@ def fit_in_chunks(
         total = max((x.shape[0] for x in jax.tree.leaves(batches) if np.shape(x)), default=0)
     run = partial(fit, loss_fn, optimizer=optimizer, has_aux=has_aux, until=until)
     _check_arguments(loss_fn, params, optimizer)
-    params = jax.tree.map(jnp.asarray, params)
     state: Any = (params, optimizer.init(params) if opt_state is None else opt_state)
+    state = jax.tree.map(jnp.asarray, state)
     # On a mesh all stays where it lies: a program may leave its results elsewhere.
-    whole = _whole_on_mesh_of(params)
+    whole = _whole_on_mesh_of(state[0])
     state = jax.tree.map(partial(_on_mesh, whole), state)
     places = None if whole is None else jax.tree.map(lambda x: x.sharding, state)
     done: int = 0

@@ -13,8 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from lintoolkit.cost import cost
 from lintoolkit.eigen import pagerank
 from lintoolkit.factorize import als, implicit_als
-from lintoolkit.regression import least_squares, normal_equation, ridge
-from lintoolkit.svd import randomized_svd, svd, truncated_svd
+from lintoolkit.regression import normal_equation
+from lintoolkit.svd import low_rank, svd, truncated_svd
 
 kind = getattr(AxisType, sys.argv[1])
 mesh = jax.make_mesh((8,), ("rows",), axis_types=(kind,))
@@ -34,9 +34,6 @@ def tilted(damping, sources, targets):
     scores = pagerank(sources, targets, n, damping=damping).scores
     return scores @ jnp.arange(n, dtype=scores.dtype)
 
-def weights(x, y):
-    return least_squares(x, y).weights.sum()
-
 implicit = partial(implicit_als, key, l2=4.0, alpha=1.0, **options)
 cases = {
     "als": (partial(als, key, l2=4.0, **options), users, items, stars),
@@ -45,16 +42,10 @@ cases = {
     "pagerank, slope": (jax.grad(tilted), np.float64(0.85), users, items),
     "svd": (lambda x: svd(x).s, tall),
     "svd, slope": (jax.grad(lambda x: (svd(x).u[:, :3] ** 4).sum()), tall),
+    "low_rank, slope": (jax.grad(lambda x: (low_rank(x, rank=3) ** 4).sum()), tall),
     "truncated_svd": (partial(truncated_svd, rank=3), tall),
     "truncated_svd, wide": (partial(truncated_svd, rank=3), wide),
-    "randomized_svd": (partial(randomized_svd, key, rank=3), tall),
-    "randomized_svd, wide": (partial(randomized_svd, key, rank=3), wide),
     "normal_equation": (normal_equation, tall, sought),
-    "least_squares": (least_squares, tall, sought),
-    "least_squares, one": (least_squares, tall, sought[:, 0].copy()),
-    "least_squares, slope": (jax.grad(weights), tall, sought),
-    "ridge": (partial(ridge, l2=0.5), tall, sought),
-    "ridge, wide": (partial(ridge, l2=0.5), wide, tall[:24, :2]),
 }
 
 def error(found, expected):
@@ -75,7 +66,7 @@ for name, (fn, *args) in cases.items():
     # JAX asks for the mesh where it differentiates over explicit axes.
     with jax.set_mesh(mesh) if "slope" in name else contextlib.nullcontext():
         found[name] = {"error": error(fn(*placed), alone), "travels": travels(fn, *placed)}
-    if "," not in name and name not in ("svd", "truncated_svd", "randomized_svd"):
+    if "," not in name and name not in ("svd", "truncated_svd"):
         own = [jnp.asarray(x[: len(x) // 8]) for x in args]
         found[name]["of its own"] = error(fn(*own), alone)
 whole = jnp.sort
@@ -86,7 +77,6 @@ print(json.dumps(found))
 """
 
 N, M, E, D, DEVICES, SWEEPS = 120, 48, 4800, 24, 8, 4
-COLUMNS, ITERATIONS = 3 + 10, 4  # of `randomized_svd` at its defaults
 
 
 @pytest.fixture(scope="module", params=["Auto", "Explicit"])
@@ -138,25 +128,11 @@ def test_the_ranks_of_nodes_are_added_up(found, name):
         ("svd", 8 * DEVICES * D**2),
         ("truncated_svd", 8 * DEVICES * D**2),
         ("truncated_svd, wide", 8 * 400 * D),
-        ("least_squares", 8 * DEVICES * (D + 2) ** 2),
-        ("ridge", 8 * DEVICES * (D + 2) ** 2),
     ],
 )
 def test_triangles_are_gathered_and_not_the_rows(found, name, size):
     assert bytes_of(found, name, "all-gather") == [(size, 1)]
     assert bytes_of(found, name, "all-reduce") == []
-
-
-@pytest.mark.parametrize(
-    ("name", "gathered", "summed"),
-    [
-        ("randomized_svd", 8 * DEVICES * COLUMNS**2, 8 * D * COLUMNS),
-        ("randomized_svd, wide", 8 * D * COLUMNS, 8 * 400 * COLUMNS),
-    ],
-)
-def test_of_random_columns_small_factors_travel(found, name, gathered, summed):
-    assert set(bytes_of(found, name, "all-gather")) == {(gathered, 1)}
-    assert bytes_of(found, name, "all-reduce") == [(summed, 1)] * (ITERATIONS + 1)
 
 
 def test_the_normal_equation_is_summed(found):

@@ -147,6 +147,20 @@ def test_chunks_are_the_whole_run(rng):
     assert np.isnan(whole.losses).any()  # it stopped on the way
 
 
+@pytest.mark.usefixtures("as_a_user")
+def test_chunks_go_on_from_arrays_of_numpy(rng):
+    params, batches = regression_run(rng)
+    whole = fit(regression, params, batches, optimizer=MOMENTUM)
+    first, rest = (jax.tree.map(lambda x, at=at: x[at], batches) for at in np.s_[:5, 5:])
+    before = jax.tree.map(np.asarray, fit(regression, params, first, optimizer=MOMENTUM))
+    after = fit_in_chunks(
+        *(regression, before.params, rest),
+        chunk=3, optimizer=MOMENTUM, opt_state=before.opt_state,
+    )  # fmt: skip
+    chex.assert_trees_all_close(after.params, whole.params)
+    assert differs(before.params["kernel"], whole.params["kernel"])  # control
+
+
 def test_chunks_that_need_not_run_do_not(rng, monkeypatch):
     params, batches = regression_run(rng)
     steps = []
