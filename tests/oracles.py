@@ -14,6 +14,18 @@ def draw(rng, *shape, dtype="float64"):
     return jnp.asarray(rng.standard_normal(shape), dtype=dtype)
 
 
+class Stored:
+    """Rows that are read by slices alone, as those of a zarr array are, and which were read."""
+
+    def __init__(self, rows):
+        self.rows, self.shape, self.read = rows, rows.shape, []
+
+    def __getitem__(self, at):
+        assert type(at) is slice
+        self.read.append((at.start, at.stop, at.step))
+        return self.rows[at]
+
+
 def exact(x):
     """The numbers of an array, in float64."""
     return jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float64), x)

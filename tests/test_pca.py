@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.sparse import BCOO, BCSR
 from jax.test_util import check_grads
-from oracles import differs, draw, exact
+from oracles import Stored, differs, draw, exact
 
 from lintoolkit.pca import (
     Moments,
@@ -360,18 +360,6 @@ def test_a_stream_is_as_if_in_memory(rng, tmp_path, dtype):
         fitted = fit_pca_stream(chunks, rank=RANK, chunk_rows=rows)
         assert {part.dtype for part in fitted[:-1]} == {jnp.dtype(dtype)}
         assert_is_pca(fitted, x, rtol)
-
-
-class Stored:
-    """Rows that are read by slices alone, as those of a zarr array are, and which were read."""
-
-    def __init__(self, rows):
-        self.rows, self.shape, self.read = rows, rows.shape, []
-
-    def __getitem__(self, at):
-        assert type(at) is slice
-        self.read.append((at.start, at.stop, at.step))
-        return self.rows[at]
 
 
 def test_stored_rows_are_read_once_and_in_order(rng):

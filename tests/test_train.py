@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from oracles import DTYPES, assert_agrees, differs, draw
+from oracles import DTYPES, Stored, assert_agrees, differs, draw
 
 from lintoolkit import layers
 from lintoolkit.train import Fit, fit, fit_in_chunks
@@ -123,27 +123,19 @@ def test_stops_at_the_first_loss_that_is_small_enough(rng):
     np.testing.assert_allclose(never.losses, whole.losses)
 
 
-class Stored:
-    """Steps that are read by slices alone, as those of a zarr array are."""
-
-    def __init__(self, steps):
-        self.steps, self.shape = np.asarray(steps), steps.shape
-
-    def __getitem__(self, at):
-        assert type(at) is slice
-        assert at.stop - at.start <= 5  # control: never the whole of it
-        return self.steps[at]
-
-
 def test_chunks_are_the_whole_run(rng):
     params, batches = regression_run(rng)
     for until in (None, 0.3):
         run = dict(optimizer=MOMENTUM, has_aux=True, until=until)
         whole = fit(with_metrics, params, batches, **run)
-        for steps in (batches, jax.tree.map(Stored, batches)):
+        stored = jax.tree.map(lambda x: Stored(np.asarray(x)), batches)
+        for steps in (batches, stored):
             chex.assert_trees_all_close(
                 fit_in_chunks(with_metrics, params, steps, chunk=5, **run), whole
             )
+        for x in jax.tree.leaves(stored):
+            assert x.read
+            assert all(stop - start <= 5 for start, stop, _ in x.read)
     assert np.isnan(whole.losses).any()  # it stopped on the way
 
 
