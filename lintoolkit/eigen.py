@@ -529,7 +529,7 @@ def _runs(sources: Array, targets: Array, n: int) -> tuple[Array, Array]:
     width = min(8, max(1, edges // n))
     degrees = jnp.zeros(n, jnp.int32)
     parts = []  # sorted side by side
-    count = min(4, 1 + edges // 1000)
+    count = min(12, 1 + edges // 1000)
     for pair in zip(*(jnp.array_split(x, count) for x in (targets, sources)), strict=True):
         target, source = _sort_pairs(*pair)
         of_part = jnp.zeros(n, jnp.int32).at[target].add(1, mode="promise_in_bounds")
