@@ -440,8 +440,10 @@ def damages(folder: Path, *, processes: int, rounds: int, seed: int) -> list[dic
     return said[0]
 
 
-def hold_rows(folder: Path, *, n: int = 3_000_000, width: int = 256) -> Path:
+def hold_rows(folder: Path) -> Path:
     """A file of rows, written a few at a time, along directions of many lengths."""
+    # A fifth of them holds what a process of four takes before it reads any, some 0.6 GB.
+    n, width = 4_000_000, 256
     path = folder / "rows.npy"
     rows = np.lib.format.open_memmap(path, "w+", np.float32, (n, width))
     generator = np.random.default_rng(SEED)
@@ -525,8 +527,7 @@ def try_damages(folder: Path, quick: bool, seed: int) -> dict[str, Any]:
 def try_rows(folder: Path, quick: bool, seed: int) -> dict[str, Any]:
     """Principal components of rows in a file, by several processes, one of them killed."""
     del seed
-    # A fifth of them holds what a process of four takes before it reads any, some 0.6 GB.
-    path, rows = hold_rows(folder, n=4_000_000), []
+    path, rows = hold_rows(folder), []
     for processes in (1, 2) if quick else (1, 2, 4):
         here = folder / f"by-{processes}"
         sha, _ = finish(

@@ -465,7 +465,7 @@ def gpt_parts(config: GPTConfig, *, n: int = 1, t: int | None = None) -> dict[st
     _checks.positive("gpt_parts", n=n, t=t)
     d, many = config.width, config.blocks
     attending = multi_head_attention_flops(t=t, d_model=d, causal=True)
-    mapping = block_flops(t=t, d_model=d, causal=True) - attending
+    mapping = mlp_flops(n=t, widths=(d, 4 * d, d), bias=False)
     scoring = dense_flops(n=n * t, d_in=d, d_out=config.vocabulary, bias=False)
     return {
         "tokens": Part(config.vocabulary * d, 0),
