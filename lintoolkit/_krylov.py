@@ -163,10 +163,43 @@ def top_ritz(
 def _orthonormal(z: Array, basis: Array) -> tuple[Array, Array]:
     """Rows that span z's rest outside the basis, and the factor with factorᵀ rows = rest."""
     z = z - (z @ basis.T) @ basis
-    q, r = jnp.linalg.qr(z.T)
-    q = q - basis.T @ (basis @ q)  # where the rest is rounding, so is its direction
-    q, again = jnp.linalg.qr(q)
-    return q.T, again @ r
+    inverse, factor, least = root(z @ z.T)
+    rows = inverse.T @ z
+    rows = rows - (rows @ basis.T) @ basis  # where the rest is rounding, so is its direction
+    inverse, again, least_again = root(rows @ rows.T)
+
+    def by_products(_: Array) -> tuple[Array, Array]:
+        return inverse.T @ rows, again @ factor
+
+    def by_reflections(z: Array) -> tuple[Array, Array]:
+        q, r = jnp.linalg.qr(z.T)
+        q = q - basis.T @ (basis @ q)
+        q, again = jnp.linalg.qr(q)
+        return q.T, again @ r
+
+    # LAPACK's QR leaves its threads waiting in a loop, as above, a factorisation of a block's
+    # inner products does not.
+    eps = jnp.finfo(z.dtype).eps
+    independent = (least > eps**0.5) & (least_again > 0.25)
+    return lax.cond(independent, by_products, by_reflections, z)
+
+
+def root(inner: Array) -> tuple[Array, Array, Array]:
+    """A root of YᵀY and its inverse where there is one, from which Y = (Y inverse) root.
+
+    Scaled to unit columns first: then small columns are not rounded as large ones are.
+
+    Returns:
+        The inverse, the root, and the least eigenvalue once scaled: 1 where Y is orthogonal.
+    """
+    inner = jnp.where(jnp.isfinite(inner).all(), inner, 0)
+    size = jnp.sqrt(jnp.diagonal(inner))
+    unit = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
+    values, v = jnp.linalg.eigh(inner * unit * unit[:, None])
+    live = values > 4 * len(values) * jnp.finfo(inner.dtype).eps * values[-1]
+    roots = jnp.sqrt(jnp.where(live, values, 1))
+    inverse = unit[:, None] * ((v * jnp.where(live, 1 / roots, 0)) @ v.T)
+    return inverse, ((v * jnp.where(live, roots, 0)) @ v.T) * size, values[0]
 
 
 def _top_pairs(

@@ -219,7 +219,7 @@ def leading(
 
     def resolved(rows: Array, _: Array) -> tuple[Array, Array, Array]:
         for _pass in range(2):
-            _, s, mix, _ = small_svd(_root(products.inner(rows))[1])
+            _, s, mix, _ = small_svd(_krylov.root(products.inner(rows))[1])
             rows = mix @ rows
         return s, rows, jnp.zeros(keep, dtype)
 
@@ -334,37 +334,19 @@ def orthonormal(y: Array) -> tuple[Array, Array]:
     Returns:
         q and the factor.
     """
-    inverse, factor, poor = _root(total(square, y))
+    inverse, factor, least = _krylov.root(total(square, y))
     q = push(y, inverse.T)
 
     def again(q: Array, factor: Array) -> tuple[Array, Array]:
-        inverse, second, _ = _root(total(square, q))
+        inverse, second, _ = _krylov.root(total(square, q))
         return push(q, inverse.T), second @ factor
 
-    return lax.cond(poor, again, lambda q, factor: (q, factor), q, factor)
+    return lax.cond(least < 0.25, again, lambda q, factor: (q, factor), q, factor)
 
 
 def square(y: Array) -> Array:
     """YᵀY."""
     return pull(y, y)
-
-
-def _root(inner: Array) -> tuple[Array, Array, Array]:
-    """A root of YᵀY, its inverse where there is one, and whether Y is far from orthogonal.
-
-    Scaled to unit columns first: then small columns are not rounded as large ones are.
-
-    Returns:
-        The inverse, the root and the verdict.
-    """
-    inner = jnp.where(jnp.isfinite(inner).all(), inner, 0)
-    size = jnp.sqrt(jnp.diagonal(inner))
-    unit = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
-    values, v = jnp.linalg.eigh(inner * unit * unit[:, None])
-    live = values > 4 * len(values) * jnp.finfo(inner.dtype).eps * values[-1]
-    root = jnp.sqrt(jnp.where(live, values, 1))
-    inverse = unit[:, None] * ((v * jnp.where(live, 1 / root, 0)) @ v.T)
-    return inverse, ((v * jnp.where(live, root, 0)) @ v.T) * size, values[0] < 0.25
 
 
 def complete(columns: Array) -> Array:
