@@ -337,9 +337,10 @@ def orthonormal(y: Array) -> tuple[Array, Array]:
     inverse, factor, least = _krylov.root(total(square, y))
     q = push(y, inverse.T)
 
-    def again(q: Array, factor: Array) -> tuple[Array, Array]:
-        inverse, second, _ = _krylov.root(total(square, q))
-        return push(q, inverse.T), second @ factor
+    def again(q: Array, _: Array) -> tuple[Array, Array]:
+        q = push(q, _krylov.root(total(square, q))[0].T)
+        # Measured: a product of two roots is rounded as the inverse of the first is large.
+        return q, total(pull, q, y)
 
     return lax.cond(least < 0.25, again, lambda q, factor: (q, factor), q, factor)
 
