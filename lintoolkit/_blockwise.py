@@ -19,8 +19,9 @@ from jaxtyping import Array
 from lintoolkit import _checks
 
 # Measured on two CPU cores: products run at full speed from some 256 rows on, and two heads at
-# a time, one for each core, do best unless they are short.
-BLOCK_ROWS, BLOCK_NUMBERS, SHORT = 256, 2**19, 2048
+# a time, one for each core, do best unless they are short. Elsewhere a block has to fill the
+# device: as many items, heads and rows at a time as make so many scores.
+BLOCK_ROWS, BLOCK_NUMBERS, SHORT, WIDE_BLOCK_NUMBERS = 256, 2**19, 2048, 2**26
 
 Reach = int | float  # keys, or math.inf
 
@@ -69,7 +70,7 @@ def plan(t: int, s: int, left: Reach, right: Reach) -> list[Bucket]:
     """Cut the queries into buckets, each with the keys that some query of it sees."""
     whole = left >= s + t and right >= s + t
     # Each bucket is compiled, and XLA holds a block of each at once: few where blocks weigh.
-    most, buckets = BLOCK_ROWS, 4 if s <= SHORT else 8
+    most, buckets = BLOCK_ROWS, 4 if s <= SHORT or not _on_cpu() else 8
     if whole:
         most, buckets = BLOCK_ROWS if s > SHORT else 2 * BLOCK_ROWS, 1
     rows = math.ceil(t / math.ceil(t / most))
@@ -93,7 +94,7 @@ def attend(rows: Rows, keys: Keys, options: Options) -> Array:
     numbers = math.prod(rows.q.shape[:4]) * keys.k.shape[-1]
     # Scores that fit in one block are kept for the gradient; making them again costs more.
     devices = _checks.devices(rows.q)
-    kept = numbers <= BLOCK_NUMBERS * devices
+    kept = numbers <= devices * (BLOCK_NUMBERS if _on_cpu() else WIDE_BLOCK_NUMBERS)
     one = lambda operands: _attend(operands[0], operands[1], options, kept=kept)
     if devices == 1:
         return one((rows, keys))
@@ -105,8 +106,16 @@ def _attend(rows: Rows, keys: Keys, options: Options, *, kept: bool) -> Array:
     b, n, g, t, _ = rows.q.shape
     s = keys.k.shape[-1]
     buckets = plan(t, s, options.left, options.right)
-    heads = _share(n, g * max(bucket.rows for bucket in buckets) * s, least=2)
-    items = _share(b, n * g * t * s, least=2 // n) if heads == n else 1
+    most = max(bucket.rows for bucket in buckets)
+    if _on_cpu():
+        heads = _share(n, BLOCK_NUMBERS // (g * most * s), least=2)
+        items = _share(b, BLOCK_NUMBERS // (n * g * t * s), least=2 // n) if heads == n else 1
+        times = 1
+    else:
+        blocks = WIDE_BLOCK_NUMBERS // (g * most * s)
+        heads = _share(n, blocks)
+        items = _share(b, blocks // n) if heads == n else 1
+        times = max(blocks // (heads * items), 1)
 
     def all_rows(operands: tuple[Rows, Keys]) -> Array:
         rows, keys = operands
@@ -124,6 +133,7 @@ def _attend(rows: Rows, keys: Keys, options: Options, *, kept: bool) -> Array:
             )
             if not kept:
                 one = jax.checkpoint(one, policy=_saved)
+            block *= _share((stop - start) // block, times)
             parts.append(_loop(one, 3, block, here._replace(**tables)))
         return jnp.concatenate(parts, axis=3)
 
@@ -133,7 +143,7 @@ def _attend(rows: Rows, keys: Keys, options: Options, *, kept: bool) -> Array:
 
 def weights(rows: Rows, keys: Keys, options: Options) -> Array:
     """The whole table of weights, (b, n, g, t, s)."""
-    odds, total = _odds(_scores(rows, keys, 0, options))
+    odds, total = _odds(*_scores(rows, keys, 0, options))
     return (odds / _unless_zero(total)).reshape(*rows.q.shape[:-1], -1)
 
 
@@ -144,19 +154,29 @@ _saved = jax.checkpoint_policies.save_only_these_names(_ROW)
 
 def _block(rows: Rows, *, keys: Keys, first: int, options: Options) -> Array:
     dtype = rows.q.dtype
-    odds, total = _odds(_scores(rows, keys, first, options))
-    y = jnp.einsum(
-        "brs,bds->brd",
-        odds.astype(dtype),
-        keys.v.reshape(-1, *keys.v.shape[-2:]),
-        preferred_element_type=_checks.wide(dtype),
-    )
-    y = _save(y / _unless_zero(total)).astype(dtype)
-    return y.reshape(*rows.q.shape[:-1], -1)
+    scores, visible = _scores(rows, keys, first, options)
+
+    def average(odds: Array) -> Array:
+        v = keys.v.reshape(-1, *keys.v.shape[-2:])
+        wide = _checks.wide(dtype)
+        return jnp.einsum("brs,bds->brd", odds.astype(dtype), v, preferred_element_type=wide)
+
+    if _on_cpu():  # fewer passes over the scores: what is divided are the averages
+        odds, total = _odds(scores, visible)
+        y = average(odds) / _unless_zero(total)
+    elif visible is None:
+        y = average(jax.nn.softmax(scores))
+    else:
+        # XLA:GPU knows a softmax, and passes over the scores once, if no row is without weight.
+        weights = jax.nn.softmax(jnp.where(visible, scores, jnp.finfo(scores.dtype).min))
+        y = jnp.where(visible.any(axis=-1, keepdims=True), average(weights), 0)
+    return _save(y).astype(dtype).reshape(*rows.q.shape[:-1], -1)
 
 
-def _scores(rows: Rows, keys: Keys, first: int, options: Options) -> Array:
-    """Score the keys from number ``first`` on, (b n, g t, s); -∞ where a query may not look."""
+def _scores(
+    rows: Rows, keys: Keys, first: int, options: Options
+) -> tuple[Array, Array | None]:
+    """Score the keys from number ``first`` on, (b n, g t, s), and tell which a query may see."""
     # XLA:CPU fuses passes over three axes; over five it copies the table between them.
     b, n, g, t, d = rows.q.shape
     wide = _checks.wide(rows.q.dtype)
@@ -174,10 +194,11 @@ def _scores(rows: Rows, keys: Keys, first: int, options: Options) -> Array:
     if options.softcap is not None:
         s = options.softcap * jnp.tanh(s / options.softcap)
     if rows.bias is not None:
-        s += flat(rows.bias).astype(wide)
+        bias = flat(rows.bias).astype(wide)
+        s += bias
     if keys.slopes is not None:
         s -= flat(keys.slopes).astype(wide) * jnp.abs(behind).astype(wide)
-    visible = []
+    visible = [] if rows.bias is None or _on_cpu() else [bias > -jnp.inf]
     if options.right < math.inf:
         visible.append(behind >= -options.right)
     if options.left < math.inf:
@@ -190,13 +211,13 @@ def _scores(rows: Rows, keys: Keys, first: int, options: Options) -> Array:
         visible.append(flat(rows.segments) == flat(keys.segments))
     if keys.lengths is not None:
         visible.append(number < flat(keys.lengths.astype(number.dtype)))
-    if visible:
-        s = jnp.where(functools.reduce(jnp.logical_and, visible), s, -jnp.inf)
-    return s
+    return s, functools.reduce(jnp.logical_and, visible) if visible else None
 
 
-def _odds(scores: Array) -> tuple[Array, Array]:
+def _odds(scores: Array, visible: Array | None) -> tuple[Array, Array]:
     """Weights before they are divided by the sum of their row, and that sum."""
+    if visible is not None:
+        scores = jnp.where(visible, scores, -jnp.inf)
     peak = scores.max(axis=-1, keepdims=True)
     # It changes no result, so it has no gradient; where nothing is seen it is anything finite.
     peak = _save(jax.lax.stop_gradient(jnp.where(peak == -jnp.inf, 0, peak)))
@@ -208,9 +229,13 @@ def _unless_zero(total: Array) -> Array:
     return jnp.where(total == 0, 1, total)
 
 
-def _share(count: int, each: int, least: int) -> int:
-    """How many of ``count`` to take at a time: a divisor of it, so that a block holds them."""
-    most = max(BLOCK_NUMBERS // each, least, 1)
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def _share(count: int, most: int, least: int = 1) -> int:
+    """How many of ``count`` to take at a time: a divisor of it, within bounds."""
+    most = max(most, least, 1)
     return max(c for c in range(1, min(count, most) + 1) if count % c == 0)
 
 

@@ -1,8 +1,4 @@
-"""cuDNN's attention where it applies and the program is for CUDA, ours elsewhere.
-
-Not run on a GPU so far: what is tested is which program each platform gets, and that
-derivatives which cuDNN lacks come from ours.
-"""
+"""cuDNN's attention where it applies and the program is for CUDA, ours elsewhere."""
 
 from collections.abc import Callable
 from functools import partial
@@ -29,41 +25,67 @@ def applies(q: Array, k: Array, v: Array, *, causal: bool) -> bool:
         and q.shape[-1] == v.shape[-1]
         and q.shape[-1] % 8 == 0
         and q.shape[-1] <= 128
+        and q.shape[-3] % 2 == k.shape[-3] % 2 == 0  # or it has no gradient
         and not (causal and q.shape[-3] != k.shape[-3])  # it aligns the first rows
     )
 
 
-def attend(q: Array, k: Array, v: Array, *, causal: bool, scale: float) -> Array:
-    """Attention by cuDNN, whatever the number of leading axes."""
-    four = lambda x: x.reshape(-1, *x.shape[-3:])
-    y = jax.nn.dot_product_attention(
-        four(q), four(k), four(v), is_causal=causal, scale=scale, implementation="cudnn"
+def attend(ours: Callable, q: Array, k: Array, v: Array, *, causal: bool, scale: float) -> Array:
+    """Attention by cuDNN on CUDA, whatever the number of leading axes; else by ours."""
+    fast = partial(
+        jax.nn.dot_product_attention, is_causal=causal, scale=scale, implementation="cudnn"
     )
-    return y.reshape(q.shape)
+    four = lambda x: x.reshape(-1, *x.shape[-3:])
+    return prefer_on_cuda(fast, ours)(four(q), four(k), four(v)).reshape(q.shape)
 
 
 def prefer_on_cuda(fast: Callable, ours: Callable) -> Callable[..., Array]:
     """The fast function and its gradient on CUDA; all else, and higher orders, from ours.
 
-    The gradient runs the forward pass again: what cuDNN saves for it cannot be saved here
-    without giving up the higher orders, which cuDNN has not. There is no forward mode.
+    The gradient starts from what the fast function saves for it; where ours runs, zeros stand
+    there, and it starts anew. There is no forward mode.
 
     Returns:
         A function of q, k and v.
     """
 
-    def pull(fn: Callable, dy: Any, *qkv: Any) -> Any:
-        return jax.vjp(fn, *qkv)[1](dy)
+    def fast_and_saved(*qkv: Any) -> tuple[Array, list[Array]]:
+        y, pull = jax.vjp(fast, *qkv)
+        known = [y, *qkv]
+        leaves = jax.tree.leaves(pull)
+        return y, [leaf for leaf in leaves if not any(leaf is x for x in known)]
 
-    def value_from(theirs: Callable, ours: Callable) -> Callable:
-        chosen = jax.custom_jvp(
-            lambda *x: jax.lax.platform_dependent(*x, cuda=theirs, default=ours)
+    def ours_and_zeros(*qkv: Any) -> tuple[Array, list[Array]]:
+        saved = jax.eval_shape(fast_and_saved, *qkv)[1]
+        return ours(*qkv), [jnp.zeros(x.shape, x.dtype) for x in saved]
+
+    def fast_pull(y: Array, saved: list[Array], dy: Any, *qkv: Any) -> Any:
+        # For the form of what is saved alone: this pass gives nothing, so XLA drops it.
+        again, pull = jax.vjp(fast, *qkv)
+        leaves, tree = jax.tree.flatten(pull)
+        rest = iter(saved)
+        here = lambda leaf: (
+            y if leaf is again else leaf if any(leaf is x for x in qkv) else next(rest)
         )
-        chosen.defjvp(lambda primals, tangents: jax.jvp(ours, primals, tangents))
-        return chosen
+        return jax.tree.unflatten(tree, map(here, leaves))(dy)
 
-    value = value_from(fast, ours)
-    backward = value_from(partial(pull, fast), partial(pull, ours))
-    attention = jax.custom_vjp(value)
-    attention.defvjp(lambda *qkv: (value(*qkv), qkv), lambda qkv, dy: backward(dy, *qkv))
+    def ours_pull(_: Array, __: list[Array], dy: Any, *qkv: Any) -> Any:
+        return jax.vjp(ours, *qkv)[1](dy)
+
+    def chosen(fast: Callable, ours: Callable) -> Callable:
+        both = jax.custom_jvp(
+            lambda *x: jax.lax.platform_dependent(*x, cuda=fast, default=ours)
+        )
+        both.defjvp(lambda primals, tangents: jax.jvp(ours, primals, tangents))
+        return both
+
+    first = chosen(fast_and_saved, ours_and_zeros)
+    backward = chosen(fast_pull, ours_pull)
+
+    def forward(*qkv: Any) -> tuple[Array, Any]:
+        y, saved = first(*qkv)
+        return y, (y, saved, qkv)
+
+    attention = jax.custom_vjp(chosen(fast, ours))
+    attention.defvjp(forward, lambda kept, dy: backward(*kept[:2], dy, *kept[2]))
     return attention

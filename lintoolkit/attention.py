@@ -231,8 +231,7 @@ def attention(
     others = (bias, mask, window, segment_ids, kv_segment_ids, lengths, softcap, alibi)
     if all(x is None for x in others) and _cudnn.applies(q, k, v, causal=causal):
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-        theirs = partial(_cudnn.attend, causal=causal, scale=scale)
-        return _cudnn.prefer_on_cuda(theirs, ours)(q, k, v)
+        return _cudnn.attend(ours, q, k, v, causal=causal, scale=scale)
     return ours(q, k, v)
 
 

@@ -5,6 +5,7 @@ from math import prod
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from wire import S8, Builder, message, shape, tuple_of
 
@@ -83,6 +84,26 @@ def test_cudnn_convolutions_count_the_forward_ones_taps(target):
     )
     assert taps.shape == OUT
     assert products(tally) == 2 * int(taps.sum())
+
+
+@pytest.mark.parametrize("seen", [0, 3], ids=["all", "window"])
+@pytest.mark.parametrize("mask", ["", "NO_MASK", "CAUSAL"])
+@pytest.mark.parametrize(("t", "s"), [(6, 6), (5, 9), (9, 5)])
+def test_fused_attention_counts_the_pairs_that_are_seen(t, s, mask, seen):
+    b, h, d_k, d_v = 2, 3, 8, 16
+    tables = {"dimensions": [str(d) for d in (b, h, t, s)]}
+    of_mask = {"mask_type": mask, "sliding_window_length": seen} if mask else {}
+    config = json.dumps(
+        {"cudnn_fmha_backend_config": {"intermediate_tensor_shape": tables} | of_mask}
+    )
+    q, k, v = ((b, length, h, d) for length, d in ((t, d_k), (s, d_k), (s, d_v)))
+    one = call("__cudnn$fmhaSoftmax", [q, k, v], (b, h, t, d_v), f43=config)
+    operands = [q, k, v, (b, h, t), (b, h, t, d_v), (b, h, t, d_v)]
+    back = call("__cudnn$fmhaScaleBiasSoftmaxBackward", operands, q, f43=config)
+    visible = np.tri(t, s) - (np.tri(t, s, -seen) if seen else 0)
+    pairs = int(visible.sum()) if mask == "CAUSAL" else t * s
+    assert products(one) == 2 * b * h * pairs * (d_k + d_v)
+    assert products(back) == 2 * b * h * pairs * (3 * d_k + 2 * d_v)
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (3, 2)])

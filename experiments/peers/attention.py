@@ -1,32 +1,40 @@
-"""Attention against `jax.nn` (its XLA form) and torch's hand-written kernel, on this CPU.
+"""Attention against `jax.nn` (its XLA form) and torch's hand-written kernel.
 
 `python -m experiments.peers.attention 1,8,2048 ...` times the shapes (batch, heads, length)
-that are named, or all, and merges them into experiments/results/cpu/attention.json. float32,
-heads 64 wide, two threads; the contenders take turns in one process, and each number is the
-median of the turns after the first. Memory and FLOP come from `lintoolkit.cost`.
+that are named, or all, and puts the rows into experiments/results/<platform>/attention.json:
+float32 on two threads of a CPU, half precision on a GPU, where cuDNN's attention and our own in
+plain JAX, which options take, stand beside them. Heads are 64 wide; the contenders take turns
+in one process, and each number is the median of the turns after the first. Memory and FLOP come
+from `lintoolkit.cost`.
 """
 
-import json
-import platform
+import inspect
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 
+from experiments.peers.measure import ON_GPU, timed, write
+from lintoolkit import _cudnn
 from lintoolkit.attention import attention
 from lintoolkit.cost import cost
 
-SHAPES = ((4, 12, 512), (2, 12, 1024), (1, 8, 2048), (1, 8, 4096), (1, 8, 8192))
-WIDTH, THREADS, SECONDS = 64, 2, 4.0
-RESULTS = Path(__file__).parents[1] / "results" / "cpu" / "attention.json"
+SHAPES = (
+    ((32, 12, 512), (16, 12, 1024), (8, 16, 2048), (4, 16, 4096), (2, 16, 8192))
+    if ON_GPU
+    else ((4, 12, 512), (2, 12, 1024), (1, 8, 2048), (1, 8, 4096), (1, 8, 8192))
+)
+DTYPE = "bfloat16" if ON_GPU else "float32"
+WIDTH, THREADS = 64, 2
+# Calls in a turn, so that a GPU need not wait for the next; turns go on so many seconds.
+CALLS, SECONDS = (10, 0.5) if ON_GPU else (1, 4.0)
 
 
 def in_jax(fn: Callable, *, gradient: bool) -> Callable:
@@ -37,7 +45,11 @@ def in_jax(fn: Callable, *, gradient: bool) -> Callable:
 def in_torch(arrays: list[np.ndarray], *, causal: bool, gradient: bool) -> Callable[[], object]:
     """The same in torch, which wants heads before rows."""
     q, k, v = (
-        torch.tensor(x).transpose(1, 2).contiguous().requires_grad_(gradient) for x in arrays
+        torch.tensor(x, device="cuda" if ON_GPU else "cpu", dtype=getattr(torch, DTYPE))
+        .transpose(1, 2)
+        .contiguous()
+        .requires_grad_(gradient)
+        for x in arrays
     )
     attend = partial(torch.nn.functional.scaled_dot_product_attention, is_causal=causal)
     if gradient:
@@ -46,23 +58,38 @@ def in_torch(arrays: list[np.ndarray], *, causal: bool, gradient: bool) -> Calla
     return lambda: attend(q, k, v)
 
 
+def in_plain_jax(*qkv: jax.Array, causal: bool) -> jax.Array:
+    """Ours without cuDNN."""
+    with mock.patch.object(_cudnn, "applies", lambda *_, **__: False):
+        return inspect.unwrap(attention)(*qkv, causal=causal)  # not what is compiled already
+
+
 def measure(b: int, h: int, t: int, *, causal: bool, gradient: bool) -> dict:
     """Median seconds of every contender, and what the compiled programs hold and compute."""
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((b, t, h, WIDTH), dtype=np.float32) for _ in range(3)]
-    qkv = [jnp.asarray(x) for x in arrays]
+    qkv = [jnp.asarray(x, DTYPE) for x in arrays]
     row: dict = {
+        "case": f"{b} x {h} x {t}, {'causal' if causal else 'full'}, "
+        + ("gradient" if gradient else "forward"),
         "batch": b,
         "heads": h,
         "length": t,
         "causal": causal,
         "gradient": gradient,
+        "dtype": DTYPE,
     }
-    turns: dict[str, Callable] = {}
-    for name, fn in (
-        ("ours", partial(attention, causal=causal)),
-        ("jax_nn", partial(jax.nn.dot_product_attention, is_causal=causal)),
-    ):
+    calls: dict[str, Callable] = {}
+    contenders: dict[str, Callable] = {
+        "ours": partial(attention, causal=causal),
+        "jax_nn": partial(jax.nn.dot_product_attention, is_causal=causal),
+    }
+    if ON_GPU:
+        xla = contenders["jax_nn"]
+        contenders["jax_nn"] = partial(xla, implementation="xla")
+        contenders["jax_nn_cudnn"] = partial(xla, implementation="cudnn")
+        contenders["ours_plain"] = partial(in_plain_jax, causal=causal)
+    for name, fn in contenders.items():
         program = in_jax(fn, gradient=gradient)
         start = time.perf_counter()
         compiled = jax.jit(program).lower(*qkv).compile()
@@ -73,50 +100,22 @@ def measure(b: int, h: int, t: int, *, causal: bool, gradient: bool) -> dict:
             "temp_bytes": priced.memory.temps if priced.memory else None,
             "matmul_flops": priced.lowered.matmul_flops,
         }
-        turns[name] = lambda run=compiled: jax.block_until_ready(run(*qkv))
+        calls[name] = partial(compiled, *qkv)
     row["torch"] = {}
-    turns["torch"] = in_torch(arrays, causal=causal, gradient=gradient)
-    times: dict[str, list[float]] = {name: [] for name in turns}
+    calls["torch"] = in_torch(arrays, causal=causal, gradient=gradient)
+    times: dict[str, list[float]] = {name: [] for name in calls}
     began = time.perf_counter()
     while len(times["ours"]) < 3 or time.perf_counter() - began < SECONDS:
-        for name, run in turns.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
+        for name, call in calls.items():
+            times[name].append(timed(call, CALLS))
     for name, taken in times.items():
-        row[name]["seconds"] = round(statistics.median(taken[1:]), 5)
+        row[name]["seconds"] = float(f"{statistics.median(taken[1:]):.4g}")
     ours = row["ours"]["seconds"]
-    row["times_faster_than_jax_nn"] = round(row["jax_nn"]["seconds"] / ours, 2)
-    row["times_faster_than_torch"] = round(row["torch"]["seconds"] / ours, 2)
+    for name in calls:
+        if name != "ours":
+            row[f"times_faster_than_{name}"] = round(row[name]["seconds"] / ours, 2)
     row["temps_of_jax_nn"] = round(row["ours"]["temp_bytes"] / row["jax_nn"]["temp_bytes"], 4)
     return row
-
-
-def merge(rows: list[dict]) -> None:
-    """Replace the rows of the same shapes in the results, all at once or not at all."""
-    key = lambda row: tuple(
-        row[name] for name in ("length", "heads", "batch", "causal", "gradient")
-    )
-    old = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    table = {key(row): row for row in [*old, *rows]}
-    text = json.dumps(
-        {
-            "versions": {
-                "jax": jax.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "threads": THREADS,
-            "dtype": "float32",
-            "width": WIDTH,
-            "rows": [table[row] for row in sorted(table)],
-        },
-        indent=1,
-    )
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=RESULTS.parent, delete=False) as file:
-        file.write(text + "\n")
-    Path(file.name).replace(RESULTS)
 
 
 def main(words: list[str]) -> None:
@@ -126,14 +125,14 @@ def main(words: list[str]) -> None:
         for causal in (False, True):
             for gradient in (False, True):
                 row = measure(b, h, t, causal=causal, gradient=gradient)
-                merge([row])
-                shape = f"{b},{h},{t} {'causal' if causal else 'full':6}"
-                print(
-                    f"{shape} {'gradient' if gradient else 'forward':8} "
-                    f"{row['times_faster_than_jax_nn']:5}x jax.nn "
-                    f"{row['times_faster_than_torch']:5}x torch "
-                    f"{row['temps_of_jax_nn']:7.1%} of the memory"
+                write("attention", [row], key="case", peers=["torch"])
+                ratios = (
+                    f"{value:5}x {name.removeprefix('times_faster_than_')}"
+                    for name, value in row.items()
+                    if name.startswith("times_faster_than_")
                 )
+                memory = f"{row['temps_of_jax_nn']:7.1%} of jax_nn's memory"
+                print(f"{row['case']:34}", f"{row['ours']['seconds']:.3g} s", *ratios, memory)
 
 
 if __name__ == "__main__":

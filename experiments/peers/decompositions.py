@@ -2,7 +2,9 @@
 
 ``python -m experiments.peers.decompositions [SHAPE ...]`` runs every spectrum at the shapes
 named (all of them if none is), such as 20000x1000, or ``batch``, and puts the rows into
-results/cpu/decompositions.json. Errors are relative excesses over the optimum, in float64.
+results/<platform>/decompositions.json. Errors are relative excesses over the optimum, in
+float64. On a GPU the peers are torch's there and cuSOLVER's whole SVD, the latter once a shape:
+its time does not hang on the spectrum.
 """
 
 import sys
@@ -11,23 +13,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import fbpca
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from scipy.sparse.linalg import svds
-from sklearn.decomposition import PCA
-from sklearn.utils.extmath import randomized_svd
 
-from experiments.peers.measure import medians, product_rate, timed, write
+from experiments.peers.measure import ON_GPU, medians, product_rate, timed, write
 from lintoolkit import pca, svd
 from lintoolkit._triplets import leading, products_of
 from lintoolkit.cost import cost
 
+if not ON_GPU:
+    import fbpca
+    from scipy.sparse.linalg import svds
+    from sklearn.decomposition import PCA
+    from sklearn.utils.extmath import randomized_svd
+
 SHAPES = ((20000, 1000), (100000, 256), (2000, 2000), (1000, 20000), (60000, 784))
-RANK, ROUNDS = 50, 3
-PEERS = ("scikit-learn", "scipy", "torch", "fbpca", "numpy")
+RANK, ROUNDS = 50, 5 if ON_GPU else 3
+PEERS = ("torch",) if ON_GPU else ("scikit-learn", "scipy", "torch", "fbpca", "numpy")
+WHOLE = "cuSOLVER, all triplets"
 
 
 def matrices(n: int, d: int, *, seed: int):
@@ -51,8 +56,19 @@ def matrices(n: int, d: int, *, seed: int):
 
 def spectrum(x: np.ndarray) -> np.ndarray:
     """Singular values from the smaller Gram matrix: enough to tell norms of differences."""
-    square = x @ x.T if x.shape[0] < x.shape[1] else x.T @ x
-    return np.sqrt(np.maximum(np.linalg.eigvalsh(square)[::-1], 0))
+    a = on_device(x)
+    square = a @ a.T if x.shape[0] < x.shape[1] else a.T @ a
+    return np.sqrt(np.maximum(torch.linalg.eigvalsh(square).cpu().numpy()[::-1], 0))
+
+
+def on_device(x: np.ndarray) -> torch.Tensor:
+    """The same numbers in torch, where it computes."""
+    return torch.from_numpy(x).to("cuda" if ON_GPU else "cpu")
+
+
+def as_numpy(x: Any) -> np.ndarray:
+    """The numbers of an array of any library."""
+    return x.cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
 
 
 def excess(x: np.ndarray, factors: Any, best: float) -> float:
@@ -61,23 +77,29 @@ def excess(x: np.ndarray, factors: Any, best: float) -> float:
     return float(spectrum(x - (u * s) @ vt)[0] / best - 1)
 
 
-def decompose(x: np.ndarray) -> dict[str, Callable[[], Any]]:
+def decompose(x: np.ndarray, *, whole: bool) -> dict[str, Callable[[], Any]]:
     """The contenders for the 50 leading triplets."""
-    a, t = jnp.asarray(x), torch.from_numpy(x)
+    a, t = jnp.asarray(x), on_device(x)
     in_torch = lambda q: torch.svd_lowrank(t, RANK + 10, niter=q)
-    return {
+    calls = {
         "lintoolkit": lambda: svd.truncated_svd(a, rank=RANK),
-        "sklearn randomized_svd": lambda: randomized_svd(x, RANK, random_state=0),
-        "scipy svds": lambda: svds(x, RANK),
         "torch svd_lowrank": lambda: in_torch(2),
         "torch svd_lowrank, niter 7": lambda: in_torch(7),
-        "fbpca": lambda: fbpca.pca(x, RANK, raw=True),
     }
+    if not ON_GPU:
+        calls |= {
+            "sklearn randomized_svd": lambda: randomized_svd(x, RANK, random_state=0),
+            "scipy svds": lambda: svds(x, RANK),
+            "fbpca": lambda: fbpca.pca(x, RANK, raw=True),
+        }
+    elif whole:
+        calls[WHOLE] = lambda: jnp.linalg.svd(a, full_matrices=False)
+    return calls
 
 
 def leading_triplets(name: str, found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """U, s, Vᵀ of rank 50, largest first, whatever a library returns."""
-    u, s, vt = (np.asarray(part) for part in found[:3])
+    u, s, vt = map(as_numpy, found[:3])
     if name.startswith("torch"):
         vt = vt.T
     order = np.argsort(-s)[:RANK]
@@ -86,58 +108,71 @@ def leading_triplets(name: str, found: Any) -> tuple[np.ndarray, np.ndarray, np.
 
 def fit(x: np.ndarray) -> dict[str, Callable[[], Any]]:
     """The contenders for the 50 principal components."""
-    a, t = jnp.asarray(x), torch.from_numpy(x)
-    return {
+    a, t = jnp.asarray(x), on_device(x)
+    calls = {
         "lintoolkit": lambda: pca.fit_pca(a, rank=RANK).components,
-        "sklearn PCA auto": lambda: PCA(RANK).fit(x).components_,
-        "sklearn PCA randomized": lambda: PCA(RANK, svd_solver="randomized").fit(x).components_,
         "torch pca_lowrank": lambda: torch.pca_lowrank(t, RANK)[2].T,
-        "fbpca": lambda: fbpca.pca(x, RANK)[2],
     }
+    if not ON_GPU:
+        randomized = PCA(RANK, svd_solver="randomized")
+        calls |= {
+            "sklearn PCA auto": lambda: PCA(RANK).fit(x).components_,
+            "sklearn PCA randomized": lambda: randomized.fit(x).components_,
+            "fbpca": lambda: fbpca.pca(x, RANK)[2],
+        }
+    return calls
 
 
-def flops(x: np.ndarray, call: Callable, centre: bool) -> int:
+def flops(x: np.ndarray, call: Callable, centre: bool, counted: dict) -> int:
     """FLOPs of our program for the steps that it took; of its branches, the dearest, once."""
     a = jnp.asarray(x)
-    found = jax.jit(
-        lambda a: leading(
-            products_of(a, a.mean(axis=0) if centre else None),
-            None,
-            rank=RANK,
-            tol=None,
-            max_restarts=30,
+    if not counted:
+        at = lambda **trips: cost(call, a, while_trips={"refinements": 1, **trips}).lowered.flops
+        counted["round"] = at(rounds=1, steps=0)
+        counted["step"] = at(rounds=1, steps=1) - counted["round"]
+        counted["search"] = jax.jit(
+            lambda a: leading(
+                products_of(a, a.mean(axis=0) if centre else None),
+                None,
+                rank=RANK,
+                tol=None,
+                max_restarts=30,
+            )
         )
-    )(a)
-    rounds, steps = int(found.rounds), int(found.products)
-    at = lambda **trips: cost(call, a, while_trips={"refinements": 1, **trips}).lowered.flops
-    one = at(rounds=1, steps=0)
-    return rounds * one + steps * (at(rounds=1, steps=1) - one)
+    found = counted["search"](a)
+    return int(found.rounds) * counted["round"] + int(found.products) * counted["step"]
 
 
 def compare(
-    task: str, case: dict, x: np.ndarray, calls: dict[str, Callable], rate: float
+    task: str, case: dict, x: np.ndarray, calls: dict, rate: float, compiled: dict
 ) -> list[dict]:
-    """One row a contender: seconds, error, and for ours the compilation and the FLOPs."""
+    """One row a contender: seconds, error, and for ours the compilation and the FLOPs.
+
+    What one shape's programs cost is kept in `compiled`.
+    """
     exact = x.astype(np.float64)
     if task == "pca":
         exact -= exact.mean(axis=0)
     whole = spectrum(exact)
     ours = jax.jit(partial(svd.truncated_svd if task == "svd" else pca.fit_pca, rank=RANK))
-    compile_seconds = timed(lambda: ours.lower(jnp.asarray(x)).compile() and None)
+    if not compiled:
+        compiled["seconds"] = timed(lambda: ours.lower(jnp.asarray(x)).compile() and None)
+        compiled["counted"] = {}
     results = {name: call() for name, call in calls.items()}
-    seconds = medians(calls, ROUNDS)
+    seconds = medians({name: call for name, call in calls.items() if name != WHOLE}, ROUNDS)
+    seconds |= medians({name: call for name, call in calls.items() if name == WHOLE}, 1)
     rows = []
     for name, found in results.items():
         if task == "svd":
             error = excess(exact, leading_triplets(name, found), whole[RANK])
         else:
-            q = np.linalg.qr(np.asarray(found, np.float64).T)[0]
+            q = np.linalg.qr(as_numpy(found).astype(np.float64).T)[0]
             error = float(1 - np.sum((exact @ q) ** 2) / np.sum(whole[:RANK] ** 2))
         row = case | {"task": task, "contender": name, "seconds": seconds[name], "error": error}
         if name == "lintoolkit":
-            count = flops(x, ours, task == "pca")
+            count = flops(x, ours, task == "pca", compiled["counted"])
             row |= {
-                "compile_seconds": compile_seconds,
+                "compile_seconds": compiled["seconds"],
                 "flops": count,
                 "share_of_product_rate": count / seconds[name] / rate,
             }
@@ -150,26 +185,30 @@ def compare(
 
 def at_shape(n: int, d: int, rate: float) -> list[dict]:
     """Every spectrum at one shape."""
-    rows = []
+    rows, compiled = [], ({}, {})
     for name, x in matrices(n, d, seed=0):
         case = {"shape": f"{n}x{d}", "spectrum": name, "rank": RANK}
-        rows += compare("svd", case, x, decompose(x), rate)
+        calls = decompose(x, whole=name == "slow")
+        rows += compare("svd", case, x, calls, rate, compiled[0])
         if n > d:
-            rows += compare("pca", case, x, fit(x), rate)
+            rows += compare("pca", case, x, fit(x), rate, compiled[1])
     return rows
 
 
 def batch(rate: float) -> list[dict]:
     """All singular triplets of a thousand matrices of 64 x 64."""
     x = np.random.default_rng(0).standard_normal((1000, 64, 64), dtype=np.float32)
-    a, t = jnp.asarray(x), torch.from_numpy(x)
+    a, t = jnp.asarray(x), on_device(x)
     many = jax.jit(jax.vmap(svd.svd))
     compile_seconds = timed(lambda: many.lower(a).compile() and None)
     calls = {
         "lintoolkit": lambda: many(a),
-        "numpy": lambda: np.linalg.svd(x, full_matrices=False),
         "torch": lambda: torch.linalg.svd(t, full_matrices=False),
     }
+    if ON_GPU:
+        calls[WHOLE] = lambda: jnp.linalg.svd(a, full_matrices=False)
+    else:
+        calls["numpy"] = lambda: np.linalg.svd(x, full_matrices=False)
     for call in calls.values():
         timed(call)
     seconds = medians(calls, ROUNDS)

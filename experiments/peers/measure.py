@@ -1,7 +1,9 @@
 """How every benchmark here measures: calls in turn, medians, results merged into one file."""
 
 import json
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
@@ -16,32 +18,46 @@ from experiments import runner
 RESULTS = Path(__file__).parent.parent / "results"
 
 
-def timed(call: Callable[..., Any]) -> float:
-    """Seconds until the answer is there."""
+ON_GPU = jax.default_backend() == "gpu"
+
+
+def timed(call: Callable[..., Any], times: int = 1) -> float:
+    """Seconds a call until the answer to the last of them is there."""
     start = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - start
+    for _ in range(times):
+        answer = call()
+    jax.block_until_ready(answer)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():  # for what JAX does not wait for
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / times
 
 
-def turns(calls: Mapping[str, Callable[..., Any]], rounds: int) -> dict[str, list[float]]:
+def turns(
+    calls: Mapping[str, Callable[..., Any]], rounds: int, times: int = 1
+) -> dict[str, list[float]]:
     """Seconds of each call in each round, every other round backwards; warm up before."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(rounds):
         # What ran before a call leaves its mark on it.
         for name in reversed(list(calls)) if i % 2 else calls:
-            times[name].append(timed(calls[name]))
-    return times
+            seconds[name].append(timed(calls[name], times))
+    return seconds
 
 
-def medians(calls: Mapping[str, Callable[..., Any]], rounds: int) -> dict[str, float]:
+def medians(
+    calls: Mapping[str, Callable[..., Any]], rounds: int, times: int = 1
+) -> dict[str, float]:
     """Median seconds of each call."""
-    return {name: statistics.median(times) for name, times in turns(calls, rounds).items()}
+    taken = turns(calls, rounds, times)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
-def product_rate(n: int = 2048) -> float:
+def product_rate() -> float:
     """FLOPs a second of a product of two square float32 matrices: this machine's ceiling."""
-    x = jnp.ones((n, n), jnp.float32)
-    product = jax.jit(lambda x: x @ x)
+    n = 8192 if ON_GPU else 2048
+    x = jax.random.normal(jax.random.key(0), (n, n))
+    product = jax.jit(lambda x: jnp.matmul(x, x, precision="highest"))
     timed(lambda: product(x))
     return 2 * n**3 / medians({"product": lambda: product(x)}, 5)["product"]
 
@@ -54,6 +70,7 @@ def write(name: str, rows: list[dict], *, key: str, peers: Iterable[str]) -> Pat
     report = {
         "rows": [row for row in kept if row[key] not in new] + rows,
         "run": runner.run_stamp(seed=0, full=True),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "peers": {peer: version(peer) for peer in peers},
     }
     path.parent.mkdir(parents=True, exist_ok=True)

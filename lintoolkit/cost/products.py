@@ -66,6 +66,10 @@ def library_macs(i: Instruction) -> int | None:
         if not (15 in i.raw and 16 in i.raw):
             return None
         return _convolution_macs(i, *(shapes[role] for role in roles))
+    if i.target.startswith("__cudnn$fmha") and len(i.operands) > 2:
+        config = i.config.get("cudnn_fmha_backend_config", {})
+        widths = left.dims[-1], i.operands[2].shape.dims[-1]
+        return _attention_macs(config, *widths, backward="Backward" in i.target)
     if i.target == "__onednn$matmul":
         # (b m k) (b k n) (b m n), whichever way the sides are turned
         batch = max(math.prod(right.dims[:-2]), 1)
@@ -90,6 +94,25 @@ def _gemm_macs(config: dict[str, Any], left: Shape, right: Shape) -> int | None:
     sides = ("rhs_contracting_dimensions", "rhs_batch_dimensions")
     taken = {int(side) for name in sides for side in numbers.get(name, ())}
     return left.size * math.prod(s for d, s in enumerate(right.dims) if d not in taken)
+
+
+def _attention_macs(
+    config: dict[str, Any], d_k: int, d_v: int, *, backward: bool
+) -> int | None:
+    """Fused attention: two products over the pairs that are not hidden, or the gradient's five.
+
+    The gradient makes the scores again. Which hidden pairs fill up a tile is not known, nor
+    how long padded sequences are: these count whole.
+    """
+    dims = [int(d) for d in config.get("intermediate_tensor_shape", {}).get("dimensions", ())]
+    if len(dims) != 4:
+        return None
+    batch, heads, t, s = dims
+    pairs = t * s
+    if "CAUSAL" in config.get("mask_type", ""):  # first query with first key
+        seen = int(config.get("sliding_window_length") or s + t)
+        pairs = sum(max(min(q + 1, s) - max(q + 1 - seen, 0), 0) for q in range(t))
+    return batch * heads * pairs * (3 * d_k + 2 * d_v if backward else d_k + d_v)
 
 
 def _convolution_macs(
