@@ -94,11 +94,11 @@ def measure(b: int, h: int, t: int, *, causal: bool, gradient: bool) -> dict:
         start = time.perf_counter()
         compiled = jax.jit(program).lower(*qkv).compile()
         seconds = time.perf_counter() - start
-        priced = cost(program, *qkv)
+        priced = cost(compiled)
         row[name] = {
             "compile_seconds": round(seconds, 3),
             "temp_bytes": priced.memory.temps if priced.memory else None,
-            "matmul_flops": priced.lowered.matmul_flops,
+            "matmul_flops": priced.matmul_flops,
         }
         calls[name] = partial(compiled, *qkv)
     row["torch"] = {}

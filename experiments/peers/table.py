@@ -1,8 +1,8 @@
-"""The committed results of all benchmarks as two tables, written by program.
+"""The committed results of all benchmarks as tables, written by program.
 
-A comparison is of one peer at one case; `peers.md` beside the results has them all. Many had a
-target, how many times faster to be than whom: README.md tells by peer how often it was met. A
-test holds both files to the results.
+A comparison is of one peer at one case; `peers.md` beside the results has them all, a file for
+each platform. Many on CPUs had a target, how many times faster to be than whom: README.md tells
+by peer how often it was met. A test holds all files to the results.
 """
 
 import json
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments import runner
+from lintoolkit.cost import find_device
 
-RESULTS = Path(__file__).parent.parent / "results" / "cpu"
+RESULTS = Path(__file__).parent.parent / "results"
+PLATFORMS = "cpu", "gpu"
 README = Path(__file__).parents[2] / "README.md"
-BEGIN, END = "<!-- peers: python -m experiments.peers table -->\n", "<!-- /peers -->"
+BEGIN, END = "<!-- peers, {}: python -m experiments.peers table -->\n", "<!-- /peers -->"
 
 
 class Comparison(NamedTuple):
@@ -39,6 +41,7 @@ def decompositions(report: dict) -> Iterator[Comparison]:
 
     The fastest of these has a row of its own; where all are less accurate there is none.
     """
+    on_cpu = _device(report)["platform"] == "cpu"
     pca = {"20000x1000": 1.7, "60000x784": 1.2, "100000x256": 1.0}
     names = {"svd": "svd.truncated_svd", "pca": "pca.fit_pca"}
     case_of = lambda row: (row["shape"], row.get("spectrum"), row["task"])
@@ -70,33 +73,47 @@ def decompositions(report: dict) -> Iterator[Comparison]:
             yield one._replace(
                 peer="the fastest as accurate",
                 ratio=min(row["time_over_ours"] for row in accurate),
-                target=2,
+                target=2 if on_cpu else None,
                 accuracy="as accurate",
             )
 
 
 def attention(report: dict) -> Iterator[Comparison]:
-    """XLA's form holds all weights; torch's kernel is written by hand."""
+    """XLA's form holds all weights; torch's kernel is written by hand, and so is cuDNN's.
+
+    On a GPU the share is of its data sheet's peak.
+    """
+    device = _device(report)
+    on_cpu = device["platform"] == "cpu"
+    names = {
+        "jax_nn": "jax.nn, XLA's form",
+        "jax_nn_cudnn": "jax.nn, cuDNN's form",
+        "ours_plain": "our own form, which options take",
+        "torch": "torch's kernel",
+    }
     for row in report["rows"]:
-        far, gradient = row["length"] >= 4096, row["gradient"]
+        far, gradient, ours = row["length"] >= 4096, row["gradient"], row["ours"]
+        targets = {
+            "jax_nn": 5 if far and gradient else 3,
+            "torch": 0.7 if gradient else 0.8,
+        }
         one = Comparison(
             f"attention.attention, {'gradient' if gradient else 'forward'}",
-            f"{row['batch']} x {row['heads']} x {row['length']}, "
-            + ("causal" if row["causal"] else "full"),
-            *("", row["ours"]["seconds"], 0.0),
-            flops=row["ours"]["matmul_flops"],
+            row["case"].rpartition(", ")[0],
+            *("", ours["seconds"], 0.0),
+            flops=ours["matmul_flops"],
         )
-        yield one._replace(
-            peer="jax.nn, XLA's form",
-            ratio=row["times_faster_than_jax_nn"],
-            target=5 if far and gradient else 3,
-            memory=row["temps_of_jax_nn"],
-        )
-        yield one._replace(
-            peer="torch's kernel",
-            ratio=row["times_faster_than_torch"],
-            target=0.7 if gradient else 0.8,
-        )
+        if not on_cpu:
+            peak = find_device(device["kind"]).peak["bf16"]
+            one = one._replace(share=ours["matmul_flops"] / ours["seconds"] / peak)
+        for peer, name in names.items():
+            if peer in row:
+                yield one._replace(
+                    peer=name,
+                    ratio=row[peer]["seconds"] / ours["seconds"],
+                    target=targets.get(peer) if on_cpu else None,
+                    memory=row["temps_of_jax_nn"] if peer == "jax_nn" else None,
+                )
 
 
 def transformer(report: dict) -> Iterator[Comparison]:
@@ -194,10 +211,18 @@ BENCHMARKS: dict[str, Callable[[dict], Iterator[Comparison]]] = {
 }
 
 
-def comparisons() -> list[Comparison]:
-    """What the results hold."""
-    read = lambda name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return [one for name, rows in BENCHMARKS.items() for one in rows(read(name))]
+def _device(report: dict) -> dict:
+    return report["run"]["device"]
+
+
+def comparisons(platform: str) -> list[Comparison]:
+    """What a platform's results hold; not every benchmark was run on a GPU."""
+    return [
+        one
+        for name, rows in BENCHMARKS.items()
+        if (path := RESULTS / platform / f"{name}.json").exists() or platform == "cpu"
+        for one in rows(json.loads(path.read_text(encoding="utf-8")))
+    ]
 
 
 def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -221,29 +246,28 @@ def met(one: Comparison) -> bool:
 
 
 def summary(of: list[Comparison]) -> str:
-    """A line for each peer that a target names, the cases together."""
+    """A line for each peer, the cases together; if there are targets, those that have one."""
+    aimed = any(one.target is not None for one in of)
     lines: dict[tuple[str, str], list[Comparison]] = {}
     for one in of:
-        if one.target is not None:
+        if one.target is not None or not aimed:
             lines.setdefault((one.task, one.peer), []).append(one)
     rows = []
     for (task, peer), cases in lines.items():
         name, comma, rest = task.partition(",")
         less = sum(one.accuracy not in {"", "as accurate"} for one in cases)
-        targets = dict.fromkeys(format(one.target, ".3g") for one in cases)
-        rows.append(
-            (
-                f"`{name}`{comma}{rest}",
-                peer + (f", less accurate in {less}" if less else ""),
-                span([one.ratio for one in cases], ".2f"),
-                span([one.memory for one in cases if one.memory], ".0%"),
-                span([one.share for one in cases if one.share], ".0%"),
-                f"≥ {' or '.join(targets)}",
-                f"{sum(map(met, cases))} of {len(cases)}",
-            )
-        )
-    head = "ours, against, times faster, memory, of product rate, target, met"
-    return markdown(head.split(", "), rows)
+        targets = dict.fromkeys(format(one.target, ".3g") for one in cases if one.target)
+        row = [
+            f"`{name}`{comma}{rest}",
+            peer + (f", less accurate in {less} of {len(cases)}" if less else ""),
+            span([one.ratio for one in cases], ".2f"),
+            span([one.memory for one in cases if one.memory], ".0%"),
+            span([one.share for one in cases if one.share], ".0%"),
+        ]
+        met_ = [f"≥ {' or '.join(targets)}", f"{sum(map(met, cases))} of {len(cases)}"]
+        rows.append(row + (met_ if aimed else []))
+    head = ["ours", "against", "times faster", "memory", "of product rate"]
+    return markdown(head + (["target", "met"] if aimed else []), rows)
 
 
 def everything(of: list[Comparison]) -> str:
@@ -269,14 +293,17 @@ def everything(of: list[Comparison]) -> str:
     return markdown([*head.split(", "), "of product rate", "target", ""], rows)
 
 
-def with_summary(readme: str, of: list[Comparison]) -> str:
-    """README.md with its table made anew."""
-    before, _, rest = readme.partition(BEGIN)
-    return before + BEGIN + summary(of) + END + rest.partition(END)[2]
+def with_summaries(readme: str) -> str:
+    """README.md with its tables made anew."""
+    for platform in PLATFORMS:
+        before, begin, rest = readme.partition(BEGIN.format(platform))
+        table = summary(comparisons(platform))
+        readme = before + begin + table + END + rest.partition(END)[2]
+    return readme
 
 
 def write() -> None:
-    """Both files."""
-    found = comparisons()
-    runner.write(RESULTS / "peers.md", everything(found))
-    runner.write(README, with_summary(README.read_text(encoding="utf-8"), found))
+    """All files."""
+    for platform in PLATFORMS:
+        runner.write(RESULTS / platform / "peers.md", everything(comparisons(platform)))
+    runner.write(README, with_summaries(README.read_text(encoding="utf-8")))

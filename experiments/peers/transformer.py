@@ -258,7 +258,7 @@ def stack(sizes: Sizes) -> list[dict]:
     }
     if depth == 1:  # nothing to unroll
         del contenders["lintoolkit unrolled"]
-    elif length > 256 and not ON_GPU:  # which takes long enough with three contenders
+    elif length > 256:  # which takes long enough with three contenders
         del contenders["torch compiled"], contenders["lintoolkit unrolled"]
     first = {
         work: {name: timed(passes[work]) for name, passes in contenders.items()}

@@ -133,11 +133,23 @@ DEVICES = tuple(
 )
 
 
+# What JAX calls those that it does not call by these names, as `device_kind`.
+_KINDS = {
+    "NVIDIA H100 80GB HBM3": "H100",
+    "NVIDIA A100-SXM4-80GB": "A100",
+    "Tesla V100-SXM2-32GB": "V100",
+    "TPU v5 lite": "v5e",
+    "TPU v5": "v5p",
+    "TPU v6 lite": "v6e",
+}
+
+
 def find_device(device: str | Device) -> Device:
     """Look a public device up by name: ``"H100"``, ``"a100 80GB"``, ``"tpu-v5e"``, ``"v5e"``.
 
     Args:
-        device: A name, in capitals or not, or a `Device`, which is given back.
+        device: A name, in capitals or not, or what ``jax.devices()[0].device_kind`` says, or a
+            `Device`, which is given back.
 
     Returns:
         The device with its figures and their source.
@@ -159,6 +171,7 @@ def find_device(device: str | Device) -> Device:
         )
     names = {_plain(known.name): known for known in DEVICES}
     names |= {_plain(known.name.removeprefix("TPU ").split()[0]): known for known in DEVICES}
+    names |= {_plain(kind): names[_plain(name)] for kind, name in _KINDS.items()}
     if found := names.get(_plain(device)):
         return found
     near = difflib.get_close_matches(_plain(device), names, n=1, cutoff=0.5)
