@@ -173,10 +173,8 @@ def _block(rows: Rows, *, keys: Keys, first: int, options: Options) -> Array:
     return _save(y).astype(dtype).reshape(*rows.q.shape[:-1], -1)
 
 
-def _scores(
-    rows: Rows, keys: Keys, first: int, options: Options
-) -> tuple[Array, Array | None]:
-    """Score the keys from number ``first`` on, (b n, g t, s), and tell which a query may see."""
+def _scores(rows: Rows, keys: Keys, first: int, options: Options) -> tuple[Array, Array | None]:
+    """Score the keys from number ``first`` on, (b n, g t, s); which of them a query may see."""
     # XLA:CPU fuses passes over three axes; over five it copies the table between them.
     b, n, g, t, d = rows.q.shape
     wide = _checks.wide(rows.q.dtype)

@@ -30,7 +30,9 @@ def applies(q: Array, k: Array, v: Array, *, causal: bool) -> bool:
     )
 
 
-def attend(ours: Callable, q: Array, k: Array, v: Array, *, causal: bool, scale: float) -> Array:
+def attend(
+    ours: Callable, q: Array, k: Array, v: Array, *, causal: bool, scale: float
+) -> Array:
     """Attention by cuDNN on CUDA, whatever the number of leading axes; else by ours."""
     fast = partial(
         jax.nn.dot_product_attention, is_causal=causal, scale=scale, implementation="cudnn"

@@ -163,25 +163,24 @@ def top_ritz(
 def _orthonormal(z: Array, basis: Array) -> tuple[Array, Array]:
     """Rows that span z's rest outside the basis, and the factor with factorᵀ rows = rest."""
     z = z - (z @ basis.T) @ basis
-    inverse, factor, least = root(z @ z.T)
-    rows = inverse.T @ z
-    rows = rows - (rows @ basis.T) @ basis  # where the rest is rounding, so is its direction
-    inverse, again, least_again = root(rows @ rows.T)
+    inverse, _, least = root(z @ z.T)
+    once = inverse.T @ z
+    once = once - (once @ basis.T) @ basis  # where the rest is rounding, so is its direction
+    inverse, _, least_again = root(once @ once.T)
 
-    def by_products(_: Array) -> tuple[Array, Array]:
-        return inverse.T @ rows, again @ factor
+    def by_products() -> Array:
+        return inverse.T @ once
 
-    def by_reflections(z: Array) -> tuple[Array, Array]:
-        q, r = jnp.linalg.qr(z.T)
+    def by_reflections() -> Array:
+        q, _ = jnp.linalg.qr(z.T)
         q = q - basis.T @ (basis @ q)
-        q, again = jnp.linalg.qr(q)
-        return q.T, again @ r
+        return jnp.linalg.qr(q)[0].T
 
-    # LAPACK's QR leaves its threads waiting in a loop, as above, a factorisation of a block's
-    # inner products does not.
-    eps = jnp.finfo(z.dtype).eps
-    independent = (least > eps**0.5) & (least_again > 0.25)
-    return lax.cond(independent, by_products, by_reflections, z)
+    # LAPACK's QR leaves threads that wait in a loop and slow the next product; `eigh` of a
+    # block's inner products is too small for threads.
+    independent = (least > jnp.finfo(z.dtype).eps ** 0.5) & (least_again > 0.25)
+    rows = lax.cond(independent, by_products, by_reflections)
+    return rows, rows @ z.T
 
 
 def root(inner: Array) -> tuple[Array, Array, Array]:

@@ -337,12 +337,12 @@ def orthonormal(y: Array) -> tuple[Array, Array]:
     inverse, factor, least = _krylov.root(total(square, y))
     q = push(y, inverse.T)
 
-    def again(q: Array, _: Array) -> tuple[Array, Array]:
-        q = push(q, _krylov.root(total(square, q))[0].T)
+    def again() -> tuple[Array, Array]:
+        twice = push(q, _krylov.root(total(square, q))[0].T)
         # Measured: a product of two roots is rounded as the inverse of the first is large.
-        return q, total(pull, q, y)
+        return twice, total(pull, twice, y)
 
-    return lax.cond(least < 0.25, again, lambda q, factor: (q, factor), q, factor)
+    return lax.cond(least < 0.25, again, lambda: (q, factor))
 
 
 def square(y: Array) -> Array:

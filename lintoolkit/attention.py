@@ -167,8 +167,9 @@ def attention(
 
     $y_i = \sum_j A_{ij} v_j$ with the $A$ of `attention_weights`, head by head, exactly, but
     the weights exist for a block of queries at a time: memory grows with t + s, not t s, in
-    every derivative of first order too. On a machine with an NVIDIA GPU, half precision
-    without options other than causal and scale is cuDNN's where the program runs on CUDA.
+    every derivative of first order too; off the CPU blocks of 2²⁶ scores come on top. On a
+    machine with an NVIDIA GPU, half precision of even lengths without options other than causal
+    and scale is cuDNN's where the program runs on CUDA.
 
     Args:
         q: Queries.

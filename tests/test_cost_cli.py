@@ -1,6 +1,8 @@
 """`python -m lintoolkit.cost`: a table or JSON for a good call, one sentence for a bad one."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -60,3 +62,13 @@ def test_a_bad_call_gets_one_sentence(capsys, call, message):
     assert errors.startswith("error: ")
     assert message in errors
     assert errors.count("\n") == 1
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    call = [sys.executable, "-m", "lintoolkit.cost", "jax.numpy:dot", "f32[4,4]", "f32[4,4]"]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # before anything is written
+        said = process.stderr.read().decode()
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said

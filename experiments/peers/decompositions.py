@@ -3,10 +3,12 @@
 ``python -m experiments.peers.decompositions [SHAPE ...]`` runs every spectrum at the shapes
 named (all of them if none is), such as 20000x1000, or ``batch``, and puts the rows into
 results/<platform>/decompositions.json. Errors are relative excesses over the optimum, in
-float64. On a GPU the peers are torch's there and cuSOLVER's whole SVD, the latter once a shape:
-its time does not hang on the spectrum.
+float64. Ours also runs with LAPACK on one thread: its threads wait in a loop for a while after
+each call, on cores that XLA's next product needs. On a GPU the peers are torch's there and
+cuSOLVER's whole SVD, the latter once a shape: its time does not hang on the spectrum.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from lintoolkit.cost import cost
 
 if not ON_GPU:
     import fbpca
+    import threadpoolctl
     from scipy.sparse.linalg import svds
     from sklearn.decomposition import PCA
     from sklearn.utils.extmath import randomized_svd
@@ -33,6 +36,7 @@ SHAPES = ((20000, 1000), (100000, 256), (2000, 2000), (1000, 20000), (60000, 784
 RANK, ROUNDS = 50, 5 if ON_GPU else 3
 PEERS = ("torch",) if ON_GPU else ("scikit-learn", "scipy", "torch", "fbpca", "numpy")
 WHOLE = "cuSOLVER, all triplets"
+ONE_THREAD = "lintoolkit, LAPACK on one thread"
 
 
 def matrices(n: int, d: int, *, seed: int):
@@ -90,6 +94,17 @@ def search(a: jax.Array, task: str) -> Leading:
     return leading(products_of(a, centre), None, rank=RANK, tol=None, max_restarts=30)
 
 
+def on_one_thread(call: Callable[[], Any]) -> Callable[[], Any]:
+    """The same call, and its end, while no library for linear algebra uses more threads."""
+    controller = threadpoolctl.ThreadpoolController()
+
+    def limited() -> Any:
+        with controller.limit(limits=1, user_api="blas"):
+            return jax.block_until_ready(call())
+
+    return limited
+
+
 def decompose(x: np.ndarray, *, whole: bool) -> dict[str, Callable[[], Any]]:
     """The contenders for the 50 leading triplets."""
     a, t = jnp.asarray(x), on_device(x)
@@ -101,6 +116,7 @@ def decompose(x: np.ndarray, *, whole: bool) -> dict[str, Callable[[], Any]]:
     }
     if not ON_GPU:
         calls |= {
+            ONE_THREAD: on_one_thread(calls["lintoolkit"]),
             "sklearn randomized_svd": lambda: randomized_svd(x, RANK, random_state=0),
             "scipy svds": lambda: svds(x, RANK),
             "fbpca": lambda: fbpca.pca(x, RANK, raw=True),
@@ -129,6 +145,7 @@ def fit(x: np.ndarray) -> dict[str, Callable[[], Any]]:
     if not ON_GPU:
         randomized = PCA(RANK, svd_solver="randomized")
         calls |= {
+            ONE_THREAD: on_one_thread(calls["lintoolkit"]),
             "sklearn PCA auto": lambda: PCA(RANK).fit(x).components_,
             "sklearn PCA randomized": lambda: randomized.fit(x).components_,
             "fbpca": lambda: fbpca.pca(x, RANK)[2],
@@ -180,7 +197,7 @@ def compare(
                 "flops": count,
                 "share_of_product_rate": count / seconds[name] / rate,
             }
-            if jax.config.jax_compilation_cache_dir is None:
+            if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # or it may be that of a look-up
                 row["compile_seconds"] = compiled["seconds"]
         rows.append(row)
     for row in rows[1:]:
@@ -191,7 +208,8 @@ def compare(
 
 def at_shape(n: int, d: int, rate: float) -> list[dict]:
     """Every spectrum at one shape."""
-    rows, compiled = [], ({}, {})
+    rows: list[dict] = []
+    compiled: tuple[dict, dict] = {}, {}
     for name, x in matrices(n, d, seed=0):
         case = {"shape": f"{n}x{d}", "spectrum": name, "rank": RANK}
         calls = decompose(x, whole=name == "slow")

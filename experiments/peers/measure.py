@@ -19,6 +19,7 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 
 ON_GPU = jax.default_backend() == "gpu"
+PAUSE = 0.0 if ON_GPU else 0.06  # seconds
 
 
 def timed(call: Callable[..., Any], times: int = 1) -> float:
@@ -36,11 +37,16 @@ def timed(call: Callable[..., Any], times: int = 1) -> float:
 def turns(
     calls: Mapping[str, Callable[..., Any]], rounds: int, times: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each call in each round, every other round backwards; warm up before."""
+    """Seconds of each call in each round, every other round backwards; warm up before.
+
+    Before each there is a pause: threads of BLAS and OpenMP that have nothing more to do keep
+    the cores busy for a while, at the expense of whoever comes next.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(rounds):
         # What ran before a call leaves its mark on it.
         for name in reversed(list(calls)) if i % 2 else calls:
+            time.sleep(PAUSE)
             seconds[name].append(timed(calls[name], times))
     return seconds
 

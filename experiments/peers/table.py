@@ -59,7 +59,12 @@ def decompositions(report: dict) -> Iterator[Comparison]:
             flops=ours["flops"],
             share=ours["share_of_product_rate"],
         )
-        accurate = [row for row in peers if row.get("at_least_as_accurate")]
+        own = {"lintoolkit, LAPACK on one thread"}
+        accurate = [
+            row
+            for row in peers
+            if row.get("at_least_as_accurate") and row["contender"] not in own
+        ]
         for row in peers:
             yield one._replace(
                 peer=row["contender"],

@@ -209,9 +209,7 @@ def linear(params: Any) -> torch.nn.Linear:
     return layer
 
 
-def with_torch(
-    params: Any, x: jax.Array, heads: int, *, compiled: bool
-) -> dict[str, Callable]:
+def with_torch(params: Any, x: jax.Array, heads: int, *, compiled: bool) -> dict[str, Callable]:
     """torch, eager or compiled, with its fused AdamW."""
 
     def model() -> Any:
@@ -264,7 +262,8 @@ def stack(sizes: Sizes) -> list[dict]:
         work: {name: timed(passes[work]) for name, passes in contenders.items()}
         for work in PASSES
     }
-    as_numpy = lambda y: np.asarray(y.float().cpu() if isinstance(y, torch.Tensor) else y, float)
+    in_torch = lambda y: isinstance(y, torch.Tensor)
+    as_numpy = lambda y: np.asarray(y.float().cpu() if in_torch(y) else y, float)
     expected = as_numpy(contenders["lintoolkit"]["forward"]())
     for name, calls in contenders.items():
         apart = np.linalg.norm(as_numpy(calls["forward"]()) - expected)
@@ -394,11 +393,15 @@ ON_CPU: dict[str, Callable[[], list[dict]]] = {
     "generation": generation,
     "convolution": convolution,
 }
-CASES: dict[str, Callable[[], list[dict]]] = ON_CPU if not ON_GPU else {
-    "gpt2-small": partial(stack, Sizes(12, 1024, rounds=5, batch=16)),
-    "wide": partial(stack, Sizes(2, 2048, rounds=5, batch=4, width=4096, heads=32)),
-    "generation": generation,
-}
+CASES: dict[str, Callable[[], list[dict]]] = (
+    ON_CPU
+    if not ON_GPU
+    else {
+        "gpt2-small": partial(stack, Sizes(12, 1024, rounds=5, batch=16)),
+        "wide": partial(stack, Sizes(2, 2048, rounds=5, batch=4, width=4096, heads=32)),
+        "generation": generation,
+    }
+)
 
 
 def main(names: list[str]) -> None:

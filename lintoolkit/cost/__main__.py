@@ -8,6 +8,7 @@ prints the parts instead, ``--target tpu:v5e:2x2`` compiles for hardware that is
 import argparse
 import importlib
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -127,4 +128,10 @@ def _table(parts: dict[str, int]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

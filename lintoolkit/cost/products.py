@@ -102,7 +102,10 @@ def _attention_macs(
     """Fused attention: two products over the pairs that are not hidden, or the gradient's five.
 
     The gradient makes the scores again. Which hidden pairs fill up a tile is not known, nor
-    how long padded sequences are: these count whole.
+    how long padded sequences are: the former do not count, the latter count whole.
+
+    Returns:
+        Multiply-adds, or None where the call does not say the sizes.
     """
     dims = [int(d) for d in config.get("intermediate_tensor_shape", {}).get("dimensions", ())]
     if len(dims) != 4:
