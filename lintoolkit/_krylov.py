@@ -176,8 +176,8 @@ def _orthonormal(z: Array, basis: Array) -> tuple[Array, Array]:
         q = q - basis.T @ (basis @ q)
         return jnp.linalg.qr(q)[0].T
 
-    # LAPACK's QR leaves threads that wait in a loop and slow the next product; `eigh` of a
-    # block's inner products is too small for threads.
+    # LAPACK's QR wakes threads that wait in a loop and slow the next product; `eigh` of a
+    # block's inner products is too small to.
     independent = (least > jnp.finfo(z.dtype).eps ** 0.5) & (least_again > 0.25)
     rows = lax.cond(independent, by_products, by_reflections)
     return rows, rows @ z.T

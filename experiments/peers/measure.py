@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 
 ON_GPU = jax.default_backend() == "gpu"
-PAUSE = 0.0 if ON_GPU else 0.06  # seconds
+PAUSE = 0.0 if ON_GPU else 0.15  # seconds
 
 
 def timed(call: Callable[..., Any], times: int = 1) -> float:
