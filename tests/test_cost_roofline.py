@@ -168,10 +168,21 @@ def test_the_table_has_sources_and_no_addresses():
         ("Tesla T4", "T4"),
         ("v5e", "TPU v5e"),
         ("TPU-V6E", "TPU v6e"),
+        # as JAX says it
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+        ("NVIDIA H200", "H200"),
+        ("TPU v5 lite", "TPU v5e"),
+        ("TPU v5", "TPU v5p"),
     ],
 )
 def test_names_are_read_kindly(name, found):
     assert find_device(name).name == found
+
+
+@pytest.mark.parametrize("name", ["NVIDIA H100 PCIe", "NVIDIA A100-SXM4-40GB"])
+def test_a_slower_device_is_not_taken_for_its_sibling(name):
+    with pytest.raises(ValueError, match="no device is called"):
+        find_device(name)
 
 
 def test_measured_ceilings_make_a_device():

@@ -137,9 +137,10 @@ def transformer(report: dict) -> Iterator[Comparison]:
                 targets = {"flax.nnx": 1.3, "torch eager": 1.0}
                 one = Comparison(
                     f"transformer.block, {row['pass']}",
-                    f"{row['blocks']} of 768, {row['length']} tokens",
+                    f"{row['blocks']} of {row.get('width', 768)}, {row['length']} tokens",
                     *("", row["seconds"]["lintoolkit"], 0.0),
                     flops=row["flops"],
+                    share=row.get("products_of_peak", {}).get("lintoolkit"),
                 )
                 for peer, ratio in row["times_faster"].items():
                     if not peer.startswith("lintoolkit"):
