@@ -124,6 +124,7 @@ def attention(report: dict) -> Iterator[Comparison]:
 def transformer(report: dict) -> Iterator[Comparison]:
     """Blocks from the same numbers with the same output; a step of training had targets."""
     for name in report["cases"]:
+        on_cpu = _device(report["cases"][name])["platform"] == "cpu"
         for row in report["cases"][name]["rows"]:
             if name == "generation":
                 seconds = row["steps"] / row["tokens_per_second"]["lintoolkit"]
@@ -144,7 +145,8 @@ def transformer(report: dict) -> Iterator[Comparison]:
                 )
                 for peer, ratio in row["times_faster"].items():
                     if not peer.startswith("lintoolkit"):
-                        target = targets.get(peer) if row["pass"] == "AdamW step" else None
+                        aimed = on_cpu and row["pass"] == "AdamW step"
+                        target = targets.get(peer) if aimed else None
                         yield one._replace(peer=peer, ratio=ratio, target=target)
 
 
