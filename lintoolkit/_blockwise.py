@@ -2,8 +2,8 @@ r"""Attention a block of queries at a time: exact, in memory linear in the lengt
 
 Arrays have the axes (b, n, g, t, s): batch, heads of keys, query heads to each, queries, keys;
 an axis 1 long serves all. Each block of queries makes its scores against the keys it may see,
-uses them and drops them; a gradient makes them again from each row's largest score and sum,
-which are saved. Nothing here has a derivative of its own, so all of JAX's work.
+uses them and drops them; a gradient makes them again, on CPUs from each row's largest score and
+sum, which are saved. Nothing here has a derivative of its own, so all of JAX's work.
 """
 
 import functools
@@ -91,18 +91,24 @@ def pairs(t: int, s: int, left: Reach, right: Reach) -> int:
 
 def attend(rows: Rows, keys: Keys, options: Options) -> Array:
     """Average the values for all queries, (b, n, g, t, d_v)."""
+    b, n, *_ = rows.q.shape
     numbers = math.prod(rows.q.shape[:4]) * keys.k.shape[-1]
-    # Scores that fit in one block are kept for the gradient; making them again costs more.
     devices = _checks.devices(rows.q)
-    kept = numbers <= devices * (BLOCK_NUMBERS if _on_cpu() else WIDE_BLOCK_NUMBERS)
-    one = lambda operands: _attend(operands[0], operands[1], options, kept=kept)
+    room = devices * (BLOCK_NUMBERS if _on_cpu() else WIDE_BLOCK_NUMBERS)
+    # Scores that fit in one block are kept for the gradient; making them again costs more.
+    kept = numbers <= room
+
+    def one(operands: tuple[Rows, Keys], room: int) -> Array:
+        return _attend(*operands, options, kept=kept, room=room)
+
     if devices == 1:
-        return one((rows, keys))
+        return one((rows, keys), room)
     # Batch and heads may be sharded, and to merge the two or loop over one would gather them.
-    return _mapped(functools.partial(_mapped, one, 1), 0, (rows, keys))
+    all_at_once = functools.partial(one, room=room // (b * n))
+    return _mapped(functools.partial(_mapped, all_at_once, 1), 0, (rows, keys))
 
 
-def _attend(rows: Rows, keys: Keys, options: Options, *, kept: bool) -> Array:
+def _attend(rows: Rows, keys: Keys, options: Options, *, kept: bool, room: int) -> Array:
     b, n, g, t, _ = rows.q.shape
     s = keys.k.shape[-1]
     buckets = plan(t, s, options.left, options.right)
@@ -112,7 +118,7 @@ def _attend(rows: Rows, keys: Keys, options: Options, *, kept: bool) -> Array:
         items = _share(b, BLOCK_NUMBERS // (n * g * t * s), least=2 // n) if heads == n else 1
         times = 1
     else:
-        blocks = WIDE_BLOCK_NUMBERS // (g * most * s)
+        blocks = room // (g * most * s)
         heads = _share(n, blocks)
         items = _share(b, blocks // n) if heads == n else 1
         times = max(blocks // (heads * items), 1)
@@ -163,14 +169,16 @@ def _block(rows: Rows, *, keys: Keys, first: int, options: Options) -> Array:
 
     if _on_cpu():  # fewer passes over the scores: what is divided are the averages
         odds, total = _odds(scores, visible)
-        y = average(odds) / _unless_zero(total)
+        y = _save(average(odds) / _unless_zero(total))
     elif visible is None:
         y = average(jax.nn.softmax(scores))
     else:
         # XLA:GPU knows a softmax, and passes over the scores once, if no row is without weight.
-        weights = jax.nn.softmax(jnp.where(visible, scores, jnp.finfo(scores.dtype).min))
-        y = jnp.where(visible.any(axis=-1, keepdims=True), average(weights), 0)
-    return _save(y).astype(dtype).reshape(*rows.q.shape[:-1], -1)
+        low = jnp.finfo(scores.dtype).min
+        weights = jax.nn.softmax(jnp.where(visible, jnp.maximum(scores, low / 2), low))
+        seen = jnp.atleast_1d(visible).any(axis=-1, keepdims=True)
+        y = jnp.where(seen, average(weights), 0)
+    return y.astype(dtype).reshape(*rows.q.shape[:-1], -1)
 
 
 def _scores(rows: Rows, keys: Keys, first: int, options: Options) -> tuple[Array, Array | None]:
@@ -196,7 +204,7 @@ def _scores(rows: Rows, keys: Keys, first: int, options: Options) -> tuple[Array
         s += bias
     if keys.slopes is not None:
         s -= flat(keys.slopes).astype(wide) * jnp.abs(behind).astype(wide)
-    visible = [] if rows.bias is None or _on_cpu() else [bias > -jnp.inf]
+    visible = [] if rows.bias is None or _on_cpu() else [bias != -jnp.inf]
     if options.right < math.inf:
         visible.append(behind >= -options.right)
     if options.left < math.inf:

@@ -25,7 +25,7 @@ def applies(q: Array, k: Array, v: Array, *, causal: bool) -> bool:
         and q.shape[-1] == v.shape[-1]
         and q.shape[-1] % 8 == 0
         and q.shape[-1] <= 128
-        and q.shape[-3] % 2 == k.shape[-3] % 2 == 0  # or it has no gradient
+        and q.shape[-3] % 2 == k.shape[-3] % 2 == 0  # or JAX may refuse the gradient
         and not (causal and q.shape[-3] != k.shape[-3])  # it aligns the first rows
     )
 
@@ -53,13 +53,13 @@ def prefer_on_cuda(fast: Callable, ours: Callable) -> Callable[..., Array]:
 
     def fast_and_saved(*qkv: Any) -> tuple[Array, list[Array]]:
         y, pull = jax.vjp(fast, *qkv)
-        known = [y, *qkv]
+        known = [y, *qkv]  # which are kept in any case
         leaves = jax.tree.leaves(pull)
         return y, [leaf for leaf in leaves if not any(leaf is x for x in known)]
 
     def ours_and_zeros(*qkv: Any) -> tuple[Array, list[Array]]:
         saved = jax.eval_shape(fast_and_saved, *qkv)[1]
-        return ours(*qkv), [jnp.zeros(x.shape, x.dtype) for x in saved]
+        return ours(*qkv), [jnp.zeros_like(x) for x in saved]
 
     def fast_pull(y: Array, saved: list[Array], dy: Any, *qkv: Any) -> Any:
         # For the form of what is saved alone: this pass gives nothing, so XLA drops it.

@@ -167,9 +167,9 @@ def attention(
 
     $y_i = \sum_j A_{ij} v_j$ with the $A$ of `attention_weights`, head by head, exactly, but
     the weights exist for a block of queries at a time: memory grows with t + s, not t s, in
-    every derivative of first order too; off the CPU blocks of 2²⁶ scores come on top. On a
-    machine with an NVIDIA GPU, half precision of even lengths without options other than causal
-    and scale is cuDNN's where the program runs on CUDA.
+    every derivative of first order too; off the CPU a block of 2²⁶ scores comes on top, for
+    each item of a `jax.vmap`. On a machine with an NVIDIA GPU, half precision of even lengths
+    without options other than causal and scale is cuDNN's where the program runs on CUDA.
 
     Args:
         q: Queries.
@@ -250,7 +250,7 @@ def attention_flops(
 
     What the program computes counts: pairs that causality or a window hides do so too, but
     for the spans of keys that no query of a bucket of them can see, which are left out.
-    The softmax comes on top.
+    The softmax comes on top. Where cuDNN computes, no hidden pair counts.
 
     Args:
         t: Queries.

@@ -76,7 +76,7 @@ BUCKETS = {
     "blocks of rows, all keys": ((1, 1307, 61, 2, 1, 3, 2), {}),
     "groups of heads": ((3, 269, 257, 6, 6, 2, 2), {"causal": True}),
 }
-EXAMPLES = 30  # of each: 330 in all
+EXAMPLES = 30  # of each, in both forms: 660 in all
 
 
 def drawn(rng, shape, dtype):
@@ -133,7 +133,7 @@ def elsewhere(request, monkeypatch):
         jax.clear_caches()
 
 
-@pytest.mark.parametrize("elsewhere", [0, 2**16], ids=["CPU", "elsewhere"], indirect=True)
+@pytest.mark.parametrize("elsewhere", [0, 2**17], ids=["CPU", "elsewhere"], indirect=True)
 @pytest.mark.parametrize("bucket", BUCKETS)
 @pytest.mark.usefixtures("elsewhere")
 def test_random_configurations_agree_with_float64_and_with_jax_nn(bucket):
@@ -179,6 +179,42 @@ def test_random_configurations_agree_with_float64_and_with_jax_nn(bucket):
             np.testing.assert_allclose(y[seen], z[seen], rtol=0, atol=2e-6)
 
     agree()
+
+
+@pytest.mark.parametrize("elsewhere", [0, 2**17], ids=["CPU", "elsewhere"], indirect=True)
+@pytest.mark.usefixtures("elsewhere")
+def test_a_bias_hides_where_it_is_minus_infinity_and_nearly_where_it_is_very_small(rng):
+    q, k, v = (draw(rng, 6, 2, 4, dtype="float32") for _ in range(3))
+    bias = np.zeros((1, 6, 6), np.float32)
+    bias[0, :, 1], bias[0, 2] = -np.inf, -np.inf
+    y = attend.attention(q, k, v, bias=jnp.asarray(bias))
+    assert_agrees(y, attend.attention(q, k, v, mask=jnp.asarray(bias == 0)))
+    assert not y[2].any()
+    # All that row 0 may see has one small bias: it still sees nothing else.
+    bias = np.zeros((1, 6, 6), np.float32)
+    bias[0, :, 0] = np.finfo(np.float32).min
+    y = attend.attention(q, k, v, bias=jnp.asarray(bias), causal=True)
+    assert_agrees(y[0], v[0])
+    bias[0, 3, 3] = np.nan
+    y = attend.attention(q, k, v, bias=jnp.asarray(bias))
+    assert np.isnan(y[3]).all()
+    assert np.isfinite(y[:3]).all()
+    everywhere = attend.attention(q, k, v, mask=lambda i, j: jnp.asarray(True))  # noqa: ARG005
+    assert_agrees(everywhere, attend.attention(q, k, v))
+
+
+@pytest.mark.parametrize("elsewhere", [2**23], indirect=True)
+@pytest.mark.usefixtures("elsewhere")
+def test_pairs_that_devices_take_at_once_share_the_room_for_scores(monkeypatch):
+    def temps(devices):
+        monkeypatch.setattr(_blockwise._checks, "devices", lambda _: devices)
+        struct = jax.ShapeDtypeStruct((4, 4096, 4, 8), jnp.float32)
+        run = jax.jit(lambda *x: attend.attention(*x, scale=1 / devices))
+        return run.lower(*[struct] * 3).compile().memory_analysis().temp_size_in_bytes
+
+    pairs, scores = 4 * 4, 4 * 2**23  # bytes
+    assert temps(2) < 4 * 2 * scores
+    assert temps(pairs) > 8 * 2 * scores  # control: as much for each pair
 
 
 # laws
@@ -427,15 +463,15 @@ def saves_sums(q, k, v):
 
 
 def saves_sums_forward(q, k, v):
-    odds = jnp.expm1(jnp.einsum("thd,shd->hts", q, k)) + 1  # known by it
+    odds = jnp.expm1(jnp.einsum("thd,shd->hts", q, k)) + 1
     total = odds.sum(-1)
     y = jnp.einsum("hts,shd->thd", odds / total[..., None], v)
-    return y, (q, k, v, total, y)
+    return y, (q, k, v, jnp.log(total), y)
 
 
 def saves_sums_backward(saved, dy):
-    q, k, v, total, y = saved
-    p = (jnp.expm1(jnp.einsum("thd,shd->hts", q, k)) + 1) / total[..., None]
+    q, k, v, log_total, y = saved
+    p = jnp.expm1(jnp.einsum("thd,shd->hts", q, k) - log_total[..., None]) + 1
     ds = p * (jnp.einsum("thd,shd->hts", dy, v) - (dy * y).sum(-1).T[..., None])
     return (
         jnp.einsum("hts,shd->thd", ds, k),
@@ -461,6 +497,25 @@ def test_the_gradient_starts_from_what_the_forward_pass_saved(monkeypatch, rng):
     control = jax.custom_vjp(saves_sums)
     control.defvjp(lambda *qkv: (saves_sums(*qkv), qkv), anew)
     assert count(gradient(control)) == 1
+    # Nor does the pullback run the pass for gradients again, where alone there is a logarithm.
+    run = jax.jit(lambda pull, dy: pull(dy))
+    logs = lambda fn: (
+        run.lower(jax.vjp(fn, *operands)[1], operands[0]).compile().as_text().count(" log(")
+    )
+    assert logs(_cudnn.prefer_on_cuda(saves_sums, ours)) == logs(saves_sums) == 0
+    assert logs(control) > 0
+
+
+def test_the_gradient_of_a_part_of_the_batch_is_had_within_shard_map(rng):
+    operands = [draw(rng, 3, 5, 2, 3) for _ in range(3)]
+    both = jax.vmap(_cudnn.prefer_on_cuda(saves_sums, attend.attention))
+    gradient = lambda fn: jax.grad(lambda *qkv: (fn(*qkv) ** 2).sum(), (0, 1, 2))
+    spec = jax.sharding.PartitionSpec("d")
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.shard_map(gradient(both), mesh=mesh, in_specs=spec, out_specs=spec)
+    jax.tree.map(
+        assert_agrees, jax.jit(split)(*operands), gradient(attend.attention)(*operands)
+    )
 
 
 def test_what_cudnn_lacks_comes_from_ours(rng):

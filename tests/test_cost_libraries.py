@@ -56,7 +56,7 @@ def test_cublas_products(target):
 
 def test_a_library_call_that_does_not_say_what_it_does_is_named():
     for target in ("__cublas$gemm", "__cudnn$convForward", "__cudnn$fmhaSoftmax"):
-        tally = call(target, [(5, 7), (7, 11)], (5, 11))
+        tally = call(target, [(5, 7), (7, 11), (5, 11)], (5, 11))
         assert tally.uncounted == {f"custom-call {target}": 1}
 
 

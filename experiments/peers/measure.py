@@ -73,10 +73,10 @@ def write(name: str, rows: list[dict], *, key: str, peers: Iterable[str]) -> Pat
     path = RESULTS / jax.default_backend() / f"{name}.json"
     kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     new = {row[key] for row in rows}
+    flags = {"xla_flags": os.environ["XLA_FLAGS"]} if os.environ.get("XLA_FLAGS") else {}
     report = {
-        "rows": [row for row in kept if row[key] not in new] + rows,
+        "rows": [row for row in kept if row[key] not in new] + [row | flags for row in rows],
         "run": runner.run_stamp(seed=0, full=True),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "peers": {peer: version(peer) for peer in peers},
     }
     path.parent.mkdir(parents=True, exist_ok=True)

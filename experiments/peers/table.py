@@ -269,8 +269,8 @@ def summary(of: list[Comparison]) -> str:
             f"`{name}`{comma}{rest}",
             peer + (f", less accurate in {less} of {len(cases)}" if less else ""),
             span([one.ratio for one in cases], ".2f"),
-            span([one.memory for one in cases if one.memory], ".0%"),
-            span([one.share for one in cases if one.share], ".0%"),
+            span([one.memory for one in cases if one.memory is not None], ".0%"),
+            span([one.share for one in cases if one.share is not None], ".0%"),
         ]
         met_ = [f"≥ {' or '.join(targets)}", f"{sum(map(met, cases))} of {len(cases)}"]
         rows.append(row + (met_ if aimed else []))

@@ -129,8 +129,10 @@ def _table(parts: dict[str, int]) -> str:
 
 if __name__ == "__main__":
     try:
-        status = main()
-        sys.stdout.flush()
+        try:
+            status = main()
+        finally:  # after --help too
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read has seen enough, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
