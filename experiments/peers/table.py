@@ -59,12 +59,8 @@ def decompositions(report: dict) -> Iterator[Comparison]:
             flops=ours["flops"],
             share=ours["share_of_product_rate"],
         )
-        own = {"lintoolkit, LAPACK on one thread"}
-        accurate = [
-            row
-            for row in peers
-            if row.get("at_least_as_accurate") and row["contender"] not in own
-        ]
+        others = (row for row in peers if not row["contender"].startswith("lintoolkit"))
+        accurate = [row for row in others if row.get("at_least_as_accurate")]
         for row in peers:
             yield one._replace(
                 peer=row["contender"],
