@@ -49,9 +49,11 @@ def arrays(function: str, **arguments: Any) -> None:
     for name, value in arguments.items():
         masked = isinstance(value, np.ma.MaskedArray)
         if masked or not isinstance(value, jax.Array | np.ndarray):
-            remedy = (
-                f"fill its gaps, {name}.filled(...)" if masked else "wrap it in jnp.asarray"
-            )
+            remedy = "wrap it in jnp.asarray"
+            if masked:
+                remedy = f"fill its gaps, {name}.filled(...)"
+            elif hasattr(value, "todense"):
+                remedy = f"{name}.todense() is one"
             raise TypeError(
                 f"{function}: {name} must be one array, got {_kind(value)}; {remedy}."
             )

@@ -36,6 +36,7 @@ class _State(NamedTuple):
     values: Array
     converged: Array
     stop: Array
+    largest: Array  # magnitude of the operator, as far as it has been met
     products: Array
     restarts: Array
 
@@ -67,14 +68,17 @@ def top_ritz(
     block: Array,
     *,
     rank: int,
-    accuracy: float,
+    tol: float,
     restarts: int | Array,
     locked: Array | None = None,
     count: int | Array = 0,
 ) -> Ritz:
     """Find the largest eigenvalues of a symmetric operator and their vectors.
 
-    Converged: ‖A v - θ v‖ ≤ accuracy |θ| for each pair asked for, or as far as rounding allows.
+    Converged: the error of each value θ asked for is at most tol |θ|, or eps of the largest
+    magnitude met. It is at most ρ = ‖A v - θ v‖, and some ρ² / g where what v lacks is at
+    least g below θ: taken as the distance to the last of the values that are carried along.
+    A residual of 4 eps of that magnitude is as far as rounding allows.
     The first `count` rows of `locked` are eigenvectors known already. They count towards the
     rank but do not come again, and are kept out of the projected operator, where a larger
     value drowns smaller ones in its rounding.
@@ -108,7 +112,10 @@ def top_ritz(
             values, mix = _top_pairs(jnp.where(finite, projected, 0), count, filled, keep)
             values = jnp.where(finite, values, jnp.nan)
             outflow = lax.dynamic_slice_in_dim(mix, last, BLOCK).T @ factor
-            enough = jnp.maximum(accuracy * jnp.abs(values), 4 * eps * jnp.abs(values).max())
+            error = jnp.maximum(tol * jnp.abs(values), eps * s.largest)
+            gap = values - values[jnp.minimum(keep, filled - count) - 1]
+            enough = jnp.sqrt(error * jnp.maximum(error, gap))
+            enough = jnp.maximum(enough, 4 * eps * s.largest)
             asked = index[:keep] < rank - count
             converged = jnp.all((jnp.linalg.norm(outflow, axis=1) <= enough) | ~asked)
             converged &= finite
@@ -134,6 +141,7 @@ def top_ritz(
             projected=projected,
             block=block,
             filled=filled,
+            largest=jnp.maximum(s.largest, jnp.linalg.norm(image, axis=1).max()),
             products=s.products + 1,
         )
         # Every fourth step: the eigenvectors cost as much as a step with a small operator, and
@@ -152,6 +160,7 @@ def top_ritz(
         values=jnp.zeros(keep, dtype),
         converged=jnp.array(False),
         stop=jnp.array(False),
+        largest=jnp.zeros((), dtype),
         products=zero,
         restarts=zero,
     )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import multihost_utils, sparse
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float
 
@@ -57,6 +57,24 @@ def spread(x: Array, where: Array | None = None) -> tuple[Array, Array, Array]:
     return count, origin + shift, jnp.maximum(squares - count * jnp.square(shift).sum(), 0)
 
 
+def spread_of_sparse(x: sparse.BCOO) -> tuple[Array, Array, Array]:
+    """The same of a sparse matrix: no large numbers that cancel, of its entries alone."""
+    if not x.unique_indices:  # entries of one place are added before they are squared
+        x = x.sum_duplicates(nse=x.nse)
+    (n, d), column = x.shape, x.indices[:, 1]
+    add = lambda entries: jnp.zeros(d, x.dtype).at[column].add(entries, mode="drop")
+    stored = add(jnp.ones_like(x.data))
+    mean = jnp.zeros(d, x.dtype)  # of what is stored
+    off = x.data
+    for _ in range(2):  # a sum of very many entries is rounded, that of what is left hardly
+        mean += add(off) / jnp.maximum(stored, 1)
+        off = x.data - mean.at[column].get(mode="fill", fill_value=0)
+    off = jnp.where(column < d, off, 0)  # beyond lies what sum_duplicates fills up with
+    share = stored / n
+    beside = stored * (1 - share) * jnp.square(mean)  # what is not stored
+    return jnp.asarray(n, x.dtype), share * mean, jnp.square(off).sum() + beside.sum()
+
+
 def less(mean: Array, rows: Array, where: Array | None = None) -> Array:
     """Rows without their mean; zeros where they do not count."""
     return rows - mean if where is None else jnp.where(where[:, None], rows - mean, 0)
@@ -81,6 +99,11 @@ def of_stream(
     """Moments in float64 on the host, None of no rows, and their dtype on the device."""
     # Options as in `lintoolkit.pca.fit_pca_stream`; `fits` refuses rows too narrow for the fit.
     shape = _shape_of(chunks)
+    if shape is None and (isinstance(chunks, str | bytes) or not isinstance(chunks, Iterable)):
+        raise TypeError(
+            "fit_pca_stream: chunks must be an array with rows, such as a numpy.memmap, or an "
+            f"iterable of matrices, got {type(chunks).__name__}."
+        )
     if shape is not None and len(shape) != 2:
         raise ValueError(
             f"fit_pca_stream: an array of chunks must be a matrix (n, d), got shape {shape}."
@@ -139,13 +162,17 @@ def _by_shards(
     process, processes = jax.process_index(), jax.process_count()
 
     def kept(i: int) -> tuple[Path, dict[str, str], Moments | None]:
-        # Told from others by its first row too: there are files of one shape.
-        first = _checked_chunk(0, rows[parts[i].start : parts[i].start + 1], d)
+        # Told from others by some of its rows too: there are files of one shape.
+        part = parts[i]
+        some = [
+            _checked_chunk(0, rows[row : row + 1], d)
+            for row in sorted({*part[:: -(-size // 4)], part[-1]})
+        ]
         about = {
-            "rows": f"{parts[i].start} to {parts[i].stop} of {n}",
-            "columns": f"{d} of {first.dtype}",
+            "rows": f"{part.start} to {part.stop} of {n}",
+            "columns": f"{d} of {some[0].dtype}",
             "chunk_rows": str(chunk_rows),
-            "first": _crc(first),
+            "some": _crc(*some),
         }
         path = folder / f"{i:05}.safetensors"
         return path, about, _kept(path, about)

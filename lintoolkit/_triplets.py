@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from lintoolkit import _checks, _krylov
 from lintoolkit._rows import each, gram, gram_of_rows, pull, push, total
+from lintoolkit._scale import unit_of
 
 Triplets = tuple[Array, Array, Array]  # U, s and Vᵀ
 highest = jax.default_matmul_precision("highest")  # no TF32, no bfloat16 passes
@@ -83,11 +84,11 @@ def products_of(
         forward = lambda rows: jax.vmap(x.matvec)(rows).T
         backward = lambda columns: jax.vmap(x.rmatvec)(columns.T)
         probe = jax.random.normal(jax.random.key(2), (1, d), x.dtype)
-        unit = _unit(forward(probe))
+        unit = unit_of(forward(probe))
     elif isinstance(x, sparse.BCOO):
         forward = lambda rows: x @ rows.T
         backward = lambda columns: (x.T @ columns).T
-        unit = _unit(x.data)
+        unit = unit_of(x.data)
     else:
         return _dense_products(x, centre, where)
     if centre is not None:
@@ -111,13 +112,14 @@ def products_of(
 
 def _dense_products(x: Array, centre: Array | None, where: Array | None) -> Products:
     n, d = x.shape
-    unit = _unit(x)
+    unit = unit_of(x if where is None else jnp.where(where, jnp.abs(x).max(axis=1), 0))
 
     def less(rows: Array, *counted: Array) -> Array:
         rows = rows if centre is None else rows - centre
         return jnp.where(counted[0][:, None], rows, 0) if counted else rows
 
     data = (x,) if where is None else (x, where)
+    as_it_is = centre is None and where is None
     if n < d:
         y = less(*data)
         products = (
@@ -129,7 +131,11 @@ def _dense_products(x: Array, centre: Array | None, where: Array | None) -> Prod
         )
     else:
         products = (
-            lambda rows: each(lambda *r: push(less(*r), rows / unit), *data),
+            lambda rows: (
+                push(x, rows / unit)
+                if as_it_is
+                else each(lambda *r: push(less(*r), rows / unit), *data)
+            ),
             lambda columns: total(lambda c, *r: pull(c, less(*r)), columns / unit, *data),
             lambda rows: total(
                 lambda *r: pull(push(less(*r), rows / unit) / unit, less(*r)), *data
@@ -138,17 +144,6 @@ def _dense_products(x: Array, centre: Array | None, where: Array | None) -> Prod
             lambda rows: total(lambda *r: square(push(less(*r), rows / unit)), *data),
         )
     return Products(*products, min(n, d), max(n, d), x.dtype, n < d, True, unit)
-
-
-def _unit(x: Array) -> Array:
-    """A power of two near the largest entry: squares stay in range, and nothing is rounded."""
-    largest = jnp.abs(x).max()
-    usable = (largest > 0) & jnp.isfinite(largest)
-    _, exponent = jnp.frexp(jnp.where(usable, largest, 1))
-    # Its inverse must not be subnormal either: that counts as zero.
-    info = jnp.finfo(x.dtype)
-    exponent = jnp.clip(exponent - 1, info.minexp + 2, info.maxexp - 4)
-    return jnp.ldexp(jnp.ones((), x.dtype), exponent)
 
 
 class Leading(NamedTuple):
@@ -186,7 +181,7 @@ def leading(
     """
     width, dtype = products.width, products.dtype
     eps = float(jnp.finfo(dtype).eps)
-    accuracy = (10 * eps if tol is None else tol) ** 0.5
+    tol = 10 * eps if tol is None else tol
     whole = not _krylov.fits(rank, width)  # all eigenvectors: one round is enough
     keep = width if whole else _krylov.kept_rows(rank, width)
     index = jnp.arange(keep, dtype=jnp.int32)
@@ -200,7 +195,7 @@ def leading(
         best = lax.dynamic_slice_in_dim(best, s.good, _krylov.BLOCK)
         return _krylov.top_ritz(
             products.normal, jnp.where(s.rounds == 0, start, best), rank=rank,
-            accuracy=accuracy, restarts=max_restarts, locked=s.rows, count=s.good,
+            tol=tol, restarts=max_restarts, locked=s.rows, count=s.good,
         )  # fmt: skip
 
     def all_pairs(_: Leading) -> _krylov.Ritz:
@@ -212,7 +207,7 @@ def leading(
         return _krylov.Ritz(v[:, ::-1].T[:keep], values, finite, zero, zero)
 
     def enough(sizes: Array) -> Array:
-        return accuracy * sizes + 8 * eps * sizes[0]
+        return tol**0.5 * sizes + 8 * eps * sizes[0]
 
     def as_found(rows: Array, values: Array) -> tuple[Array, Array, Array]:
         return jnp.sqrt(jnp.maximum(values, 0)), rows, jnp.zeros(keep, dtype)
@@ -405,7 +400,11 @@ def matrix_of(function: str, x: Matrix) -> Array | sparse.BCOO | LinearOperator:
             f"{function}: sparse x must be one matrix without batch or dense axes, got shape "
             f"{x.shape}, n_batch={x.n_batch}, n_dense={x.n_dense}; jax.vmap takes many."
         )
-    return sparse.BCOO((x.data.astype(_checks.wide(x.dtype)), x.indices), shape=x.shape)
+    return sparse.BCOO(
+        (x.data.astype(_checks.wide(x.dtype)), x.indices),
+        shape=x.shape,
+        unique_indices=x.unique_indices,
+    )
 
 
 def check_rank(function: str, rank: int, shape: tuple[int, ...]) -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 from lintoolkit import _checks, _krylov
 from lintoolkit._jit import jit
 from lintoolkit._rows import everywhere, on_each, split_of
+from lintoolkit._scale import unit_of
 from lintoolkit._triplets import (
     LinearOperator,
     check_iteration,
@@ -149,7 +150,7 @@ def _power_iteration(
         return following, along * scale, ok, i + 1
 
     v = start.astype(wide)
-    v /= jnp.abs(v).max()
+    v /= unit_of(v)
     v /= jnp.linalg.norm(v)
     nothing = jnp.zeros((), wide), jnp.zeros((), bool), jnp.zeros((), jnp.int32)
     v, value, ok, i = jax.lax.while_loop(going_on, step, (v, *nothing))
@@ -172,8 +173,10 @@ def top_eigh(
 
     $A v_i = \lambda_i v_i$ with $\lambda_1 \ge \dots \ge \lambda_r$, the algebraically
     largest, by block Lanczos iteration with thick restarts; of small matrices by a full
-    decomposition. Converged means $\lVert A v_i - \lambda_i v_i \rVert \le \sqrt{tol}\,
-    |\lambda_i|$, or 4 eps of the largest magnitude met, which is as far as rounding lets it.
+    decomposition. Converged means that the error of each eigenvalue is about tol |λ_i|, or eps
+    of the largest magnitude met, judged by the residual $\rho = \lVert A v_i - \lambda_i v_i
+    \rVert$: either that itself, or $\rho^2 / g$ with g the distance to values some 14 places
+    on. A vector is as good as $\rho$ over the distance to its next neighbours.
 
     Derivatives of what does not depend on the choice of basis, such as the projector onto the
     r vectors, are finite and right at repeated eigenvalues too.
@@ -237,7 +240,7 @@ def _top(
         lambda rows: products.push(rows).T,
         _krylov.start_block(key, n, jnp.dtype(x.dtype)),
         rank=rank,
-        accuracy=(10 * float(jnp.finfo(x.dtype).eps) if tol is None else tol) ** 0.5,
+        tol=10 * float(jnp.finfo(x.dtype).eps) if tol is None else tol,
         restarts=max_restarts,
     )
     values = found.values[:rank] * products.unit
@@ -416,7 +419,7 @@ def _pagerank(
     p /= jax.lax.stop_gradient(p.max())  # so that the sum does not overflow
     p /= p.sum()
     edges = [jnp.clip(x, 0, n - 1).astype(jnp.int32) for x in (sources, targets)]
-    graph = on_each(split, partial(_graph, n=n), edges, own=(False, True, True))
+    graph = on_each(split, partial(_graph, n=n), edges, own=(False, True, True, True))
     x, iterations, ok = _stationary(split, graph, d, p, tol, max_iters)
     ok &= allowed
     scores = jnp.where(ok, x / x.sum(), jnp.nan)
@@ -466,26 +469,32 @@ def _converge(
     max_iters: Array,
 ) -> tuple[Array, Array, Array]:
     # Iterate x = onwards(x) + b, which shrinks distances to d times themselves at most: what
-    # is missing is then at most d / (1 - d) times the last change. Changes of rounding's size
-    # that no longer shrink are a cycle around x: a step rounds by some eps, and shrinks what
-    # is wrong by 1 - d of it, so that eps / (1 - d) may stay.
+    # is missing is then at most d / (1 - d) times the last change. A step rounds by some eps of
+    # x, which is b / (1 - d) at most, and 1 / (1 - d) times as much of it may stay. Changes of
+    # that size that halve no more, which else takes 0.7 / (1 - d) steps, are a cycle.
     enough = tol * size(b)
-    rounding = 4 * jnp.finfo(b.dtype).eps * size(b) / (1 - d) ** 2
+    rounding = 16 * jnp.finfo(b.dtype).eps * size(b) / (1 - d) ** 2
+    State = tuple[Array, Array, Array, Array, Array]
 
-    def going_on(state: tuple[Array, Array, Array, Array]) -> Array:
-        _, change, before, i = state
-        cycles = (change >= before) & (d * change <= rounding)
-        return (d * change > enough) & ~cycles & (i < max_iters)
+    def cycles(state: State) -> Array:
+        _, change, _, since, _ = state
+        return (since.astype(d.dtype) > 2 / (1 - d)) & (d * change <= rounding)
 
-    def step(state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        x, change, _, i = state
+    def going_on(state: State) -> Array:
+        _, change, *_, i = state
+        return (d * change > enough) & ~cycles(state) & (i < max_iters)
+
+    def step(state: State) -> State:
+        x, _, halved, since, i = state
         following = onwards(x) + b
-        return following, size(following - x), change, i + 1
+        change = size(following - x)
+        fell = change < halved
+        halved, since = jnp.where(fell, change / 2, halved), jnp.where(fell, 0, since + 1)
+        return following, change, halved, since, i + 1
 
-    far = jnp.full_like(d, jnp.inf)
-    start = b / (1 - d), far, far, jnp.zeros_like(max_iters, jnp.int32)
-    x, change, _, i = jax.lax.while_loop(going_on, step, step(start))
-    return x, i, d * change <= jnp.maximum(enough, rounding)
+    far, zero = jnp.full_like(d, jnp.inf), jnp.zeros_like(max_iters, jnp.int32)
+    end = jax.lax.while_loop(going_on, step, step((b / (1 - d), far, far, zero, zero)))
+    return end[0], end[-1], (d * end[1] <= enough) | cycles(end)
 
 
 def _surf(
@@ -498,7 +507,7 @@ def _surf(
     return d * arrived + d * lost * p
 
 
-def _arrive(axes: tuple[str, ...], slots: Array, rows: Array, x: Array) -> Array:
+def _arrive(axes: tuple[str, ...], slots: Array, parts: Array, rows: Array, x: Array) -> Array:
     # What the links bring from all nodes, each of whose links takes x.
     # Cast once, so that a derivative adds it up once.
     n = x.size
@@ -507,9 +516,10 @@ def _arrive(axes: tuple[str, ...], slots: Array, rows: Array, x: Array) -> Array
     def sums(runs: Array) -> Array:
         return reduce(jnp.add, [x.at[row].get(mode="promise_in_bounds") for row in runs])
 
+    put = {"mode": "drop", "indices_are_sorted": True}
     first, others = sums(slots[:, :n]), sums(slots[:, n:])
-    arrived = first.at[rows].add(others, mode="drop", indices_are_sorted=True)
-    return jax.lax.psum(arrived, axes)
+    others = jnp.zeros(rows.size, x.dtype).at[parts].add(others, **put)
+    return jax.lax.psum(first.at[rows].add(others, **put), axes)
 
 
 def _graph(
@@ -520,11 +530,12 @@ def _graph(
     return jax.lax.psum(links, axes), *_runs(sources, targets, n)
 
 
-def _runs(sources: Array, targets: Array, n: int) -> tuple[Array, Array]:
+def _runs(sources: Array, targets: Array, n: int) -> tuple[Array, Array, Array]:
     # Adding one number an edge is slow. So the edges of a target are cut into runs of one
     # width, and whole runs are added: the first of each target at its place, the few others
-    # by their target's number. Gives the sources by place in the run and run, and the targets
-    # of those others; n stands for nobody.
+    # by their target's number, in parts of at most 64: a long sum of small numbers is rounded
+    # one way. Gives the sources by place in the run and run, the part of each of those others,
+    # and the target of each part; n stands for nobody.
     edges = sources.size
     width = min(8, max(1, edges // n))
     degrees = jnp.zeros(n, jnp.int32)
@@ -547,7 +558,11 @@ def _runs(sources: Array, targets: Array, n: int) -> tuple[Array, Array]:
     slots = slots.at[place % width, run].set(
         sources, mode="promise_in_bounds", unique_indices=True
     )
-    return slots, jnp.cumsum(jnp.zeros(most, jnp.int32).at[others].add(1, mode="drop"))
+    rows = jnp.cumsum(jnp.zeros(most, jnp.int32).at[others].add(1, mode="drop"))
+    starts = (jnp.arange(most) % 64 == 0) | (jnp.diff(rows, prepend=-1) != 0)
+    of_others = jnp.cumsum(starts, dtype=jnp.int32) - 1
+    targets = jnp.full(min(most, most // 64 + n + 2), n, jnp.int32)
+    return slots, of_others, targets.at[of_others].set(rows, mode="promise_in_bounds")
 
 
 def _sort_pairs(major: Array, minor: Array) -> tuple[Array, Array]:

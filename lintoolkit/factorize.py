@@ -95,7 +95,7 @@ def als(
     Returns:
         The model in the dtype of ``ratings``; half precision computes in float32. Where values
         are known only at run time, under ``jit`` or ``vmap``, a bad one gives ``ok`` False
-        and NaN throughout instead of an error.
+        and NaN throughout instead of an error. Not differentiable backwards.
 
     Raises:
         TypeError: If ids are not integers or ratings not floating.
@@ -592,13 +592,19 @@ def _checked(
         rank=rank,
         iterations=iterations,
     )
+    for name, ids in (("users", users), ("items", items)):
+        if isinstance(ids, np.ndarray) and ids.dtype.kind in "OSU":
+            raise TypeError(
+                f"{function}: {name} must be integers, numbers of rows from 0 up, got "
+                f"{ids.dtype}; np.unique(ids, return_inverse=True) numbers any ids."
+            )
     users, items, ratings = (
         jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in (users, items, ratings)
     )
     value = "ratings" if function == "als" else "amounts"
     _checks.floats(function, **{value: ratings})
     _checks.arrays(function, users=users, items=items)
-    _ids(function, users=users, items=items)
+    users, items = _ids(function, users=users, items=items)
     if not users.shape == items.shape == ratings.shape or users.ndim != 1:
         raise ValueError(
             f"{function}: users {users.shape}, items {items.shape} and {value} "
@@ -625,10 +631,17 @@ def _checked(
 
 
 def _ids(function: str, **ids: Array | int) -> tuple[Array, ...]:
+    """Numbers of rows, in a dtype that holds any, or a refusal."""
     for name, value in ids.items():
+        if isinstance(value, list | tuple):
+            raise TypeError(
+                f"{function}: {name} must be one array of integers, got a "
+                f"{type(value).__name__}; fill shorter rows up with -1."
+            )
         if not jnp.issubdtype(jnp.result_type(value), jnp.integer):
             raise TypeError(
                 f"{function}: {name} must be integers, numbers of rows from 0 up, got "
                 f"{jnp.result_type(value)}."
             )
-    return tuple(map(jnp.asarray, ids.values()))
+    wide = lambda x: x.astype(jnp.int32) if x.dtype.itemsize < 4 else x
+    return tuple(wide(jnp.asarray(x)) for x in ids.values())

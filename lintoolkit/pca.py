@@ -438,10 +438,12 @@ def fit_pca_stream(
         Mean, components and variances in the dtype that chunks have on the device.
 
     Raises:
-        TypeError: If a chunk is not floating, or with ``checkpoint`` chunks are not an array.
+        TypeError: If a chunk is not floating, chunks are no iterable, or with ``checkpoint``
+            no array.
         ValueError: If a chunk is not a matrix, is empty or of another width than the first,
             there are fewer than two rows, not just one of ``rank`` and ``variance`` is given,
-            either is out of range, or ``checkpoint`` holds moments of other rows.
+            either is out of range, or ``checkpoint`` holds moments of other rows: told by
+            their number, dtype, and five rows of each shard.
         OSError: If ``checkpoint`` cannot be written.
 
     Cost:
@@ -519,11 +521,7 @@ def _fit_dense_jvp(
 @highest
 def _components(x: Any, where: Any, key: Any, rank: int, solver: Solver) -> PCA:
     if isinstance(x, sparse.BCOO):
-        count = jnp.asarray(x.shape[0], x.dtype)
-        ones = jnp.ones(x.shape[0], x.dtype)
-        mean = (x.T @ ones) / count
-        squares = sparse.BCOO((x.data**2, x.indices), shape=x.shape).T @ ones
-        spread = jnp.maximum(squares - count * mean**2, 0).sum()
+        count, mean, spread = _moments.spread_of_sparse(x)
     else:
         count, mean, spread = _moments.spread(*((x,) if where is None else (x, where)))
     products = products_of(x, mean, where)
@@ -532,8 +530,10 @@ def _components(x: Any, where: Any, key: Any, rank: int, solver: Solver) -> PCA:
     s, rows = found.s[:rank] * products.unit, found.rows[:rank]
     if products.transposed:  # the rows are left vectors: what they pick of X, unit length
         rows = jnp.linalg.qr(products.push(rows))[0].T
-    ok = found.converged & found.finite & jnp.isfinite(spread) & (count > 1)
     scale = jnp.where(count > 1, count - 1, 1)
+    ok = found.converged & found.finite & jnp.isfinite(spread) & (count > 1)
+    # Squares of tiny deviations leave the range too.
+    ok &= (spread >= float(jnp.finfo(x.dtype).tiny) * scale) | (s[0] == 0)
     return _finished(mean, rows, s**2 / scale, spread / scale, ok)
 
 

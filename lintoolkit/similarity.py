@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Integer
 
 from lintoolkit import _checks
 from lintoolkit._jit import jit
+from lintoolkit._scale import unit_of
 
 __all__ = [
     "TopK", "dot", "dot_flops", "cosine_similarity", "top_k", "analogy",
@@ -218,9 +219,11 @@ def analogy(
                 f"analogy: {name} must be one integer, the number of a row; jax.vmap takes "
                 "many."
             )
+    table = table.astype(_checks.wide(table.dtype))  # where a difference may overflow
     target = table[b] - table[a] + table[c]
     _check_search("analogy", target, table, k, left_out=3)
-    scores = _scores(target, table, "cosine")
+    # Bad rows come last, but before those left out.
+    scores = jnp.maximum(_scores(target, table, "cosine"), jnp.finfo(table.dtype).min)
     asked = jnp.stack([jnp.asarray(row, jnp.int32) for row in (a, b, c)])
     return jax.lax.top_k(scores.at[asked].set(-jnp.inf), k)[1]
 
@@ -230,16 +233,15 @@ def _scores(query: Array, items: Array, measure: str) -> Array:
         query, items = _unit(query), _unit(items)
     wide = _checks.wide(query.dtype)
     scores = jnp.einsum("...d,nd->...n", query, items, preferred_element_type=wide)
-    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)  # a sort puts NaN at either end
+    scores = jnp.where(scores == 0, 0, scores)  # a sort puts -0 below 0
+    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)  # and NaN at either end
 
 
 def _unit(x: Array) -> Array:
     # Rows of length 1, in float32 at least; zero rows stay zero.
     x = x.astype(_checks.wide(x.dtype))
-    # Length 1 ignores the scale, so a constant scale leaves the gradient exact.
-    largest = jax.lax.stop_gradient(jnp.abs(x).max(axis=-1, keepdims=True))
-    zero = largest == 0
-    x = jnp.where(zero, 1, x / jnp.where(zero, 1, largest))
+    zero = (x == 0).all(axis=-1, keepdims=True)
+    x = jnp.where(zero, 1, x / unit_of(x, axis=-1))
     return jnp.where(zero, 0, x / jnp.linalg.norm(x, axis=-1, keepdims=True))
 
 

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lintoolkit import _checks, _krylov
 from lintoolkit._jit import jit
 from lintoolkit._rows import on_mesh_of, pull, push, through_qr
+from lintoolkit._scale import unit_of
 from lintoolkit._triplets import (
     LinearOperator,
     Matrix,
@@ -87,7 +88,8 @@ def linear_operator(
 
     Raises:
         TypeError: If a product is no function, or ``dtype`` is not float32 or float64.
-        ValueError: If ``shape`` is not two sizes of at least 1.
+        ValueError: If ``shape`` is not two sizes of at least 1, or a product gives a vector of
+            another length or dtype.
 
     Cost:
         Nothing; the products run where it is decomposed, 32 vectors at a time.
@@ -114,12 +116,19 @@ def linear_operator(
         )
     if len(shape) != 2:
         raise ValueError(f"linear_operator: shape must be (n, d), got {shape}.")
-    _checks.positive("linear_operator", n=shape[0], d=shape[1])
+    n, d = shape
+    _checks.positive("linear_operator", n=n, d=d)
     forward, backward = (
         p if isinstance(p, jax.tree_util.Partial) else jax.tree_util.Partial(p)
         for p in (matvec, rmatvec)
     )
-    n, d = shape
+    for name, product, sizes in (("matvec", forward, (d, n)), ("rmatvec", backward, (n, d))):
+        got = jax.eval_shape(product, jax.ShapeDtypeStruct(sizes[:1], dtype))
+        if getattr(got, "shape", None) != sizes[1:] or got.dtype != dtype:
+            raise ValueError(
+                f"linear_operator: {name} must map a vector of shape {sizes[:1]} and "
+                f"{jnp.dtype(dtype)} to one of shape {sizes[1:]} for shape {shape}, got {got}."
+            )
     return LinearOperator(forward, backward, shape=(n, d), dtype=jnp.dtype(dtype))
 
 
@@ -179,7 +188,8 @@ def truncated_svd(
     itself, and the residual is measured on those.
 
     Converged means $\lVert X^\top u_i - s_i v_i \rVert \le \sqrt{tol}\, s_i$ for every
-    triplet, or as far as rounding lets it, 8 eps s_1. The error of each $s_i^2$ and the excess
+    triplet, less where values lie close together, or as far as rounding lets it, 8 eps s_1. The
+    error of each $s_i^2$ and the excess
     over the Eckart–Young error are then about ``tol``, relative, or less; of values below
     some 10 eps s_1 nothing is known.
 
@@ -415,7 +425,11 @@ def tail_error(s: Float[Array, " r"], *, rank: int) -> Float[Array, ""]:
     _check_spectrum("tail_error", s)
     if not isinstance(rank, int | np.integer) or not 0 <= rank <= len(s):
         raise ValueError(f"tail_error: rank must be a whole number in 0..{len(s)}, got {rank}.")
-    return jnp.linalg.norm(s[rank:]) if rank < len(s) else jnp.zeros((), s.dtype)
+    if rank == len(s):
+        return jnp.zeros((), s.dtype)
+    tail = s[rank:].astype(_checks.wide(s.dtype))
+    unit = unit_of(tail)
+    return (unit * jnp.linalg.norm(tail / unit)).astype(s.dtype)
 
 
 @jit(static_argnames=("energy",))
@@ -449,6 +463,7 @@ def rank_for_energy(s: Float[Array, " r"], *, energy: float = 0.95) -> Int[Array
     """
     _check_spectrum("rank_for_energy", s)
     _check_share("rank_for_energy", "energy", energy)
+    s = s.astype(_checks.wide(s.dtype))
     return _count_for_share((s / jnp.where(s[0] > 0, s[0], 1)) ** 2, energy)
 
 

@@ -8,13 +8,38 @@ from hypothesis import strategies as st
 from jax.experimental.sparse import BCOO, BCSR
 from oracles import assert_agrees, differs, draw
 
-from lintoolkit.eigen import pagerank, power_iteration
+from lintoolkit.eigen import pagerank, power_iteration, top_eigh
 
 
 def with_eigenvalues(rng, *values):
     """A matrix with these eigenvalues, and its vectors, not at right angles."""
     vectors = np.eye(len(values)) + rng.uniform(-0.2, 0.2, (len(values),) * 2)
     return jnp.asarray(vectors * values @ np.linalg.inv(vectors)), vectors
+
+
+# The top of a spectrum
+
+
+def laplacian(n, dtype):
+    """Of a path: sparse, its eigenvalues 4 sin(πk / 2n)², near 0 as near as k² / n²."""
+    i = np.arange(n - 1)
+    side, diagonal = -np.ones(n - 1), np.r_[1, 2 * np.ones(n - 2), 1]
+    places = np.r_[np.c_[i, i + 1], np.c_[i + 1, i], np.c_[np.arange(n), np.arange(n)]]
+    entries = jnp.asarray(np.r_[side, side, diagonal], dtype)
+    return BCOO((entries, jnp.asarray(places)), shape=(n, n))
+
+
+@pytest.mark.parametrize("end", ["largest", "smallest"])
+@pytest.mark.parametrize("n", [307, 601])
+def test_eigenvalues_close_together_are_told_apart(end, n):
+    k = np.arange(n)[::-1] if end == "largest" else np.arange(n)
+    values = 4 * np.sin(np.pi * k / (2 * n)) ** 2
+    x = laplacian(n, "float32")
+    sign = 1 if end == "largest" else -1
+    found = top_eigh(sign * x, rank=5)
+    assert found.ok
+    np.testing.assert_allclose(sign * found.values, values[:5], atol=4e-6 * 4)
+    assert abs(values[4] - values[0]) > 10 * 4e-6 * 4  # control
 
 
 # power iteration
@@ -215,6 +240,33 @@ def test_pagerank_ends_where_rounding_goes_in_circles(damping):
     apart = np.asarray(found.scores) - np.asarray(exact.scores)
     assert np.abs(apart).sum() <= 4 * eps / (1 - damping)
     assert not pagerank(*edges.T, 4, personalization=ones, damping=damping, max_iters=9).ok
+
+
+@pytest.mark.parametrize("damping", [0.85, 0.99, 0.999])
+def test_slow_is_not_taken_for_done(damping):
+    # Two parts of a graph with one link between them, and a surfer who starts in the first.
+    i, j = np.nonzero(~np.eye(50, dtype=bool))
+    sources, targets = np.r_[i, i + 50, 0], np.r_[j, j + 50, 50]
+    start = jnp.zeros(100, jnp.float32).at[0].set(1)
+    fit = lambda **options: pagerank(
+        sources, targets, 100, damping=damping, personalization=start, **options
+    )
+    found = fit(max_iters=50_000)
+    expected = ranks(sources, targets, 100, damping, np.asarray(start, float))
+    apart = np.abs(np.asarray(found.scores, float) - expected).sum()
+    assert found.ok
+    assert apart <= 8 * np.finfo(np.float32).eps / (1 - damping)
+    assert not fit(max_iters=9).ok
+
+
+@pytest.mark.parametrize("leaves", [999, 4999])
+def test_many_links_into_one_node_add_up(leaves):
+    hub, others = np.zeros(leaves, int), np.arange(1, leaves + 1)
+    edges = np.r_[others, hub], np.r_[hub, others]
+    ones = jnp.ones(leaves + 1, jnp.float32)
+    found = pagerank(*edges, leaves + 1, personalization=ones)
+    share = leaves / (leaves + 1)
+    np.testing.assert_allclose(found.scores[0], (1 - share + 0.85 * share) / 1.85, rtol=1e-5)
 
 
 def test_what_nobody_links_to_gets_the_jumps_alone():

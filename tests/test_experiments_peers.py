@@ -47,4 +47,7 @@ def test_a_miss_is_shown_as_one():
     assert "| ≥ 1.5 | 1 of 2 |" in table.summary([one, other])
     assert table.everything([one, other]).count("missed") == 1
     assert table.summary([one, one._replace(target=None, peer="other")]).count("\n") == 3
+    faster = one._replace(target=None, peer="other", ratio=0.9)
+    assert "| other | 0.90 |  |  |  |  |\n" in table.summary([one, faster])
+    assert "ours" not in table.summary([one, faster._replace(peer="lintoolkit, ours")])[60:]
     assert table.summary([one._replace(target=None)]).endswith("| 1.20 |  |  |\n")

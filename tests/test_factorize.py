@@ -226,6 +226,22 @@ def test_bad_values_known_at_run_time_alone_poison_everything(planted, fit):
         assert np.isnan(leaf[1:]).all()
 
 
+def test_small_integers_number_many_rows(planted):
+    users, items, ratings = (x[:99] for x in planted[0])
+    users, items = users % 128, items % 128
+    options = OPTIONS | {"shape": (300, 300)}
+    small = [jnp.asarray(x, jnp.int8) for x in (users, items)]
+    found = als(KEY, *small, ratings, **options)
+    expected = als(KEY, users, items, ratings, **options)
+    assert found.ok
+    np.testing.assert_array_equal(found.users.factors, expected.users.factors)
+    ids = jnp.arange(3, dtype=jnp.int8)
+    for answer in (predict_rating(found, ids, ids), recommend(found, ids, k=3).scores):
+        assert np.isfinite(answer).all()
+    without = recommend(found, ids[0], k=299, exclude=ids[1:2]).indices
+    assert 1 not in without
+
+
 def test_several_penalties_at_once(planted):
     fit = lambda l2: als(KEY, *planted[0], **OPTIONS | {"l2": l2})
     both = jax.vmap(fit)(jnp.array([0.3, 2.0]))

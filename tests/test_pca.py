@@ -228,7 +228,7 @@ def test_a_constant_column_takes_no_part(rng):
 
 
 @pytest.mark.parametrize("shape", [(31, 7), (13, 29), (2503, 7)])
-@pytest.mark.parametrize("garbage", [1e30, jnp.nan])
+@pytest.mark.parametrize("garbage", [1e30, -1.7e308, jnp.nan])
 def test_masked_rows_are_as_if_dropped(rng, shape, garbage):
     where = rng.random(shape[0]) < 0.8
     x = draw(rng, *shape)
@@ -279,6 +279,36 @@ def test_sparse_rows_are_as_if_dense(rng, shape, kind):
     x = x * jnp.asarray(rng.random(shape) < 0.1, x.dtype)
     fitted = fit_pca(kind.fromdense(x), rank=5)
     assert_is_pca(fitted, x, 1e-12, 1e-6)
+
+
+@pytest.mark.parametrize("stored", ["once", "in parts"])
+def test_sparse_rows_far_from_zero_keep_their_variance(rng, stored):
+    x = np.zeros((20_011, 13), np.float32)  # a year beside what is mostly not there
+    x[:, 0] = 2015 + rng.integers(-5, 6, len(x))
+    x[np.arange(len(x)), rng.integers(1, 13, len(x))] = 1
+    sparse = BCOO.fromdense(jnp.asarray(x))
+    if stored == "in parts":
+        parts = jnp.concatenate([sparse.data / 4, 3 * sparse.data / 4])
+        sparse = BCOO((parts, jnp.concatenate([sparse.indices] * 2)), shape=x.shape)
+    found = fit_pca(sparse, rank=5)
+    deviations = x.astype(float) - x.mean(axis=0, dtype=float)
+    values = np.linalg.svd(deviations, compute_uv=False) ** 2 / (len(x) - 1)
+    assert found.ok
+    np.testing.assert_allclose(found.mean, x.mean(axis=0, dtype=float), rtol=1e-6)
+    np.testing.assert_allclose(found.total_variance, values.sum(), rtol=1e-5)
+    np.testing.assert_allclose(found.explained_variance, values[:5], rtol=1e-3)
+    entries, mean = exact(sparse.data), exact(found.mean)
+    control = np.float32((entries**2).sum()) - np.float32(len(x) * (mean**2).sum())
+    assert abs(control / (len(x) - 1) / values.sum() - 1) > 0.01
+
+
+@pytest.mark.parametrize("scale", [1e-23, 1e-30])
+def test_variances_that_leave_the_range_are_nan(rng, scale):
+    x = draw(rng, 31, 7, dtype="float32")
+    assert fit_pca(x, rank=3).ok
+    for fitted in (fit_pca(x * jnp.float32(scale), rank=3),):
+        assert not fitted.ok
+        assert np.isnan(fitted.components).all()
 
 
 def test_sparse_rows_are_not_made_dense(rng):
@@ -436,8 +466,11 @@ def test_moments_of_other_rows_are_refused(rng, tmp_path):
     x = np.asarray(with_spectrum(rng, 211, 29, "slow", "float64"))
     fit = partial(fit_pca_stream, rank=RANK, shards=5, checkpoint=tmp_path)
     fit(x)
+    last = x.copy()
+    last[42] += 100  # of the first shard
     for other, options in (
         (x + 1, {}),
+        (last, {}),
         (x[:-1], {}),
         (x.astype("float32"), {}),
         (x, {"chunk_rows": 9}),
@@ -696,7 +729,7 @@ def test_processes_that_share_the_rows_find_what_one_finds(rng, tmp_path):
     np.save(path, x.astype("float32"))
     expected = fit_pca(jnp.asarray(x[:-3], "float32"), rank=5)
     scatter = moments(jnp.asarray(x[:-3], "float32")).scatter
-    killed = run(PROCESS, path, tmp_path / "2", 0, 1, 0, 8, background=True)
+    killed = run(PROCESS, path, tmp_path / "2", 0, 1, 0, 16, background=True)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     assert len([*(tmp_path / "2").glob("[!.]*")]) == 1

@@ -78,6 +78,30 @@ def test_dependent_columns_have_no_answer(rng, fit, dtype, n):
         assert not fit(jnp.asarray(x, dtype), y).ok
 
 
+@each_fit
+@pytest.mark.parametrize("exponent", [-30, -23, 20, 30])
+def test_units_of_a_column_change_its_weight_alone(rng, fit, exponent):
+    x, y = rng.standard_normal((N, D)), draw(rng, N, dtype="float32")
+    units = np.array([1.0, 10.0**exponent, 1.0, 10.0 ** (exponent // 2), 1.0])
+    scaled = fit(jnp.asarray(x * units, jnp.float32), y)
+    assert scaled.ok
+    plain = fit(jnp.asarray(x, jnp.float32), y).weights
+    np.testing.assert_allclose(exact(scaled.weights) * units, exact(plain), rtol=2e-5)
+    square = jnp.sum(jnp.asarray(x * units, jnp.float32) ** 2, axis=0)
+    assert not (jnp.isfinite(square) & (square > 0)).all() or abs(exponent) < 23  # control
+
+
+def test_many_rows_far_from_zero_have_an_answer(rng):
+    near = 1000 + 0.3 * rng.standard_normal(300_007)
+    x = np.stack([near, np.ones_like(near)], axis=1).astype(np.float32)
+    y = (2 * (x[:, 0].astype(float) - 1000) + 1).astype(np.float32)
+    found = least_squares(jnp.asarray(x), jnp.asarray(y))
+    assert found.ok
+    np.testing.assert_allclose(found.weights, [2, -1999], rtol=1e-3)
+    x[:, 0] = 1000  # control
+    assert not least_squares(jnp.asarray(x), jnp.asarray(y)).ok
+
+
 def test_the_control_of_dependent_columns_is_finite_garbage(rng):
     x, y = draw(rng, N, D, dtype="float32"), draw(rng, N, dtype="float32")
     x = x.at[:, 2].set(x[:, 0] + x[:, 1] + x[:, 3] + x[:, 4])

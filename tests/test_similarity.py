@@ -38,6 +38,14 @@ def test_cosine_ignores_lengths_whose_squares_leave_float32(i, j, seed):
         assert not np.isfinite(1 / square) or not np.isfinite(square)
 
 
+@pytest.mark.parametrize("size", [4e-38, 3e38])
+def test_cosine_at_the_ends_of_the_range(size):
+    a, b = jnp.array([size, size / 3], "float32"), jnp.array([[size, 0.0]], "float32")
+    np.testing.assert_allclose(similarity.cosine_similarity(a, a), 1, rtol=1e-6)
+    np.testing.assert_allclose(similarity.cosine_similarity(a, b), 0.9**0.5, rtol=1e-6)
+    assert similarity.top_k(a, b, k=1).scores[0] > 0.9
+
+
 def test_cosine_bounds(rng):
     a = draw(rng, 7, 13)
     np.testing.assert_allclose(similarity.cosine_similarity(a, a), 1)
@@ -114,6 +122,15 @@ def test_analogy_leaves_the_question_out(rng):
     target = table[1] - table[0] + table[2]
     assert similarity.top_k(target, table, k=1).indices[0] in (0, 1, 2)
     assert similarity.analogy(table, 0, 1, 2)[0] not in (0, 1, 2)
+
+
+def test_analogy_leaves_the_question_out_of_what_half_precision_cannot_hold():
+    table = jnp.array([[6e4, 0], [-6e4, 1], [6e4, 3], [-6e4, 5], [0, 9]], "float16")
+    asked = lambda table: similarity.analogy(table, 1, 0, 1, k=2)
+    np.testing.assert_array_equal(asked(table), asked(table.astype("float32")))
+    bad = table.at[2:].set(jnp.nan)
+    assert sorted(similarity.analogy(bad, 1, 0, 1, k=2).tolist())[0] > 1
+    assert not jnp.isfinite(table[0] - table[1] + table[1]).all()  # control
 
 
 def test_analogy_takes_numbers_of_rows_as_arrays(rng):

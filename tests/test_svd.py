@@ -10,7 +10,7 @@ import oracles
 import pytest
 from jax.experimental.sparse import BCOO, BCSR
 from jax.test_util import check_grads
-from oracles import assert_agrees, differs, draw
+from oracles import assert_agrees, differs, draw, exact
 
 from lintoolkit.svd import (
     SVD,
@@ -265,6 +265,22 @@ def test_what_is_left_out_is_the_error(rng):
     assert tail_error(s, rank=11) == 0
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-4, 300.0, 1e30])
+def test_the_error_stays_in_the_range(dtype, scale):
+    if dtype == "float16" and not 1e-5 < scale < 1e4:
+        return  # there is no such number
+    s = jnp.full(4, scale, dtype)
+    np.testing.assert_allclose(exact(tail_error(s, rank=0)), 2 * exact(s[0]), rtol=1e-6)
+    gradient = jax.grad(tail_error)(s, rank=1)
+    np.testing.assert_allclose(exact(gradient), [0, *[3**-0.5] * 3], rtol=4e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_many_equal_values_of_half_precision_are_counted(dtype):
+    assert rank_for_energy(jnp.full(5000, 0.3, dtype), energy=0.5) == 2500
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("energy", [0.5, 0.75, 0.95, 0.999, 1.0])
 def test_the_rank_for_an_energy_is_the_least_that_holds_it(dtype, energy):
@@ -290,6 +306,18 @@ def test_all_the_energy_counts_what_a_sum_from_the_large_end_rounds_away():
 
 def slow(dtype="float64"):
     return jnp.asarray(spectra(131, 101)["slow"], dtype)
+
+
+@pytest.mark.parametrize("spread", [1e-1, 1e-2, 1e-3])
+def test_values_close_together_are_not_taken_for_one(rng, spread):
+    s = np.linspace(1 + spread, 1, 560)
+    u, v = (np.linalg.qr(rng.standard_normal((n, 560)))[0] for n in (600, 560))
+    found = truncated_svd(jnp.asarray((u * s) @ v.T, jnp.float32), rank=20)
+    assert found.ok
+    np.testing.assert_allclose(exact(found.s) ** 2, s[:20] ** 2, rtol=4e-6)
+    left = exact(found.u) * exact(found.s) @ exact(found.vt)
+    assert np.linalg.norm((u * s) @ v.T - left, 2) < s[20] + 4e-6
+    assert s[0] ** 2 - s[20] ** 2 > 10 * 4e-6  # control: any vectors would not do
 
 
 def test_what_has_not_converged_is_nan():

@@ -250,14 +250,21 @@ def met(one: Comparison) -> bool:
 
 
 def summary(of: list[Comparison]) -> str:
-    """A line for each peer, the cases together; if there are targets, those that have one."""
+    """A line for each peer, the cases together; if there are targets, those that have one.
+
+    And those beside that are faster than ours, in the middle.
+    """
     aimed = any(one.target is not None for one in of)
     lines: dict[tuple[str, str], list[Comparison]] = {}
     for one in of:
-        if one.target is not None or not aimed:
-            lines.setdefault((one.task, one.peer), []).append(one)
+        lines.setdefault((one.task, one.peer), []).append(one)
     rows = []
     for (task, peer), cases in lines.items():
+        targeted = [one for one in cases if one.target is not None]
+        faster = statistics.median(one.ratio for one in cases) < 1
+        if aimed and not targeted and (not faster or peer.startswith("lintoolkit")):
+            continue
+        cases = targeted or cases
         name, comma, rest = task.partition(",")
         less = sum(one.accuracy not in {"", "as accurate"} for one in cases)
         targets = dict.fromkeys(format(one.target, ".3g") for one in cases if one.target)
@@ -269,7 +276,7 @@ def summary(of: list[Comparison]) -> str:
             span([one.share for one in cases if one.share is not None], ".0%"),
         ]
         met_ = [f"≥ {' or '.join(targets)}", f"{sum(map(met, cases))} of {len(cases)}"]
-        rows.append(row + (met_ if aimed else []))
+        rows.append(row + ((met_ if targets else ["", ""]) if aimed else []))
     head = ["ours", "against", "times faster", "memory", "of product rate"]
     return markdown(head + (["target", "met"] if aimed else []), rows)
 
