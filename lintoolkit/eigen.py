@@ -516,10 +516,10 @@ def _arrive(axes: tuple[str, ...], slots: Array, parts: Array, rows: Array, x: A
     def sums(runs: Array) -> Array:
         return reduce(jnp.add, [x.at[row].get(mode="promise_in_bounds") for row in runs])
 
-    put = {"mode": "drop", "indices_are_sorted": True}
+    add = lambda to, at, y: to.at[at].add(y, mode="drop", indices_are_sorted=True)
     first, others = sums(slots[:, :n]), sums(slots[:, n:])
-    others = jnp.zeros(rows.size, x.dtype).at[parts].add(others, **put)
-    return jax.lax.psum(first.at[rows].add(others, **put), axes)
+    others = add(jnp.zeros(rows.size, x.dtype), parts, others)
+    return jax.lax.psum(add(first, rows, others), axes)
 
 
 def _graph(

@@ -66,7 +66,7 @@ def normal_equation(
 
     Cost:
         See `normal_equation_flops`: for long x about half of `least_squares`. Rows may be split
-        over the devices of a mesh: d (d + k) numbers are summed over them.
+        over the devices of a mesh: d (d + k) numbers are summed over them, and d compared.
 
     Examples:
         >>> x = jnp.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])  # ones for the intercept
@@ -202,7 +202,7 @@ def ridge(
     """
     _check("ridge", x, y, wide=True)
     if isinstance(l2, list | tuple) or jnp.ndim(l2):
-        got = f"a {type(l2).__name__}" if isinstance(l2, list | tuple) else f"shape {l2.shape}"
+        got = f"shape {l2.shape}" if isinstance(l2, jax.Array) else f"a {type(l2).__name__}"
         raise ValueError(
             f"ridge: l2 must be one number, got {got}; jax.vmap over "
             "lambda l2: ridge(x, y, l2=l2) takes an array of many."

@@ -27,10 +27,10 @@ README = ROOT.parent / "README.md"
 
 # Who may import whom. What is not listed may import its own parts and _checks alone.
 MAY_IMPORT = {
-    "_triplets": {"_krylov", "_rows"},
+    "_triplets": {"_krylov", "_rows", "_scale"},
     "attention": {"_blockwise", "_cudnn", "layers"},
     "_blocks": {"_gpt2", "attention", "layers"},
-    "eigen": {"_krylov", "_rows", "_triplets", "layers"},
+    "eigen": {"_krylov", "_rows", "_scale", "_triplets", "layers"},
     "_gpt2": {"_files"},
     "_leaves": {"_lowrank"},
     "_lift": {"_lowrank"},
@@ -41,8 +41,9 @@ MAY_IMPORT = {
     "lora": {"_leaves", "_lift", "_lowrank", "_peft", "layers", "svd"},
     "_moments": {"_files", "_rows", "_triplets"},
     "pca": {"_moments", "_rows", "_triplets", "layers"},
-    "regression": {"_rows"},
-    "svd": {"_krylov", "_triplets", "_rows", "layers"},
+    "regression": {"_rows", "_scale"},
+    "similarity": {"_scale"},
+    "svd": {"_krylov", "_rows", "_scale", "_triplets", "layers"},
     "train": {"checkpoint"},
     "transformer": {"_blocks", "_files", "_gpt2", "attention", "layers"},
 }

@@ -136,7 +136,8 @@ def test_triangles_are_gathered_and_not_the_rows(found, name, size):
 
 
 def test_the_normal_equation_is_summed(found):
-    assert bytes_of(found, "normal_equation", "all-reduce") == [(8 * D * (D + 2), 1)]
+    sums = bytes_of(found, "normal_equation", "all-reduce")
+    assert sums == [(8 * D, 1), (8 * D * (D + 2), 1)]
     assert opcodes(found, "normal_equation") == {"all-reduce"}
 
 
