@@ -197,8 +197,6 @@ def test_users_say_how_often_a_dynamic_loop_runs():
     }
     by_function = cost(dynamic, *args, while_trips=lambda loop: len(loop.scope))
     assert by_function.matmul_flops == len("outer") * len("outer/inner") * one
-    with pytest.raises(ValueError, match="must not be negative, got -1"):
-        cost(dynamic, *args, while_trips=-1)
     with pytest.raises(ValueError, match="names scope 'elsewhere', which holds no loop"):
         cost(dynamic, *args, while_trips={"elsewhere": 3})
 

@@ -10,7 +10,15 @@ from lintoolkit.cost.hlo import read_module
 from lintoolkit.cost.kernels import pallas_kernels
 from lintoolkit.cost.report import Cost, View, view
 from lintoolkit.cost.stages import Stages, compile_stages
-from lintoolkit.cost.walk import Kernels, Loop, Rule, WhileTrips, count_module, names_scope
+from lintoolkit.cost.walk import (
+    Kernels,
+    Loop,
+    Rule,
+    WhileTrips,
+    count_module,
+    names_scope,
+    whole_trips,
+)
 
 
 def cost(
@@ -50,8 +58,9 @@ def cost(
     Raises:
         TypeError: If `fn` cannot be called or priced, or arguments or a target come with a
             program that already has them.
-        ValueError: If `while_trips` is negative or names a scope without such a loop, `cond` is
-            none of the three, or `target` is unknown, lacks its compiler or is too small.
+        ValueError: If `while_trips` is no whole number, is negative, raises or names a scope
+            without such a loop, `cond` is none of the three, or `target` is unknown, lacks its
+            compiler or is too small.
 
     Cost:
         One trace and one compilation; reading grows with the number of instructions.
@@ -70,6 +79,8 @@ def cost(
     """
     if cond not in get_args(Rule):
         raise ValueError(f"cost: cond must be 'max', 'mean' or 'sum', got {cond!r}.")
+    if not (while_trips is None or callable(while_trips) or isinstance(while_trips, Mapping)):
+        while_trips = whole_trips(while_trips)
     if isinstance(fn, jax.stages.Lowered | jax.stages.Compiled):
         if args or kwargs:
             raise TypeError(

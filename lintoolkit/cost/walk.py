@@ -1,11 +1,12 @@
 """Walk a program and multiply every instruction by how often it runs."""
 
 import math
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 from lintoolkit.cost.hlo import Computation, Instruction, Module
 from lintoolkit.cost.names import scope_of
@@ -82,7 +83,9 @@ class Collective:
     times: int
 
 
-WhileTrips = int | Mapping[str, int] | Callable[[Loop], int | None]
+WhileTrips = (
+    SupportsIndex | Mapping[str, SupportsIndex] | Callable[[Loop], SupportsIndex | None]
+)
 Rule = Literal["max", "mean", "sum"]
 Kernels = Callable[[Instruction], Price | None]
 # What goes wrong in reading a damaged module.
@@ -276,17 +279,19 @@ class _Walk:
     def given(self, loop: Loop) -> int | None:
         """What the user says of a loop whose trips the program does not fix."""
         said = self.while_trips
-        if callable(said):
-            said = said(loop)
-        elif isinstance(said, Mapping):
+        where = f" for the loop in scope {loop.scope!r}"
+        if isinstance(said, Mapping):
             fits = [key for key in said if names_scope(key, loop.scope)]
             said = said[max(fits, key=len)] if fits else None
-        if said is not None and said < 0:
-            raise NamedError(
-                f"cost: while_trips must not be negative, got {said} for the loop in scope "
-                f"{loop.scope!r}. Give the number of times that its body runs."
-            )
-        return said
+        elif callable(said):
+            try:
+                said = said(loop)
+            except Exception as error:
+                raise NamedError(
+                    f"cost: the function while_trips raised {type(error).__name__}{where}: "
+                    f"{error}"
+                ) from error
+        return None if said is None else whole_trips(said, where)
 
     def trip_by_trip(
         self, body: Computation, state: Any, trips: int, times: int, name: str, *, fused: bool
@@ -377,6 +382,31 @@ def _dtype(i: Instruction, category: str) -> str:
     if category == "product" or i.shape.dtype in ("pred", "tuple"):
         return numbers[0] if numbers else i.operands[0].shape.dtype if i.operands else "tuple"
     return i.shape.dtype
+
+
+def whole_trips(said: Any, where: str = "") -> int:
+    """A user's number of trips, of whichever integer type, as Python's.
+
+    Args:
+        said: What is given.
+        where: For which loop, in the words of the error.
+
+    Returns:
+        The number.
+
+    Raises:
+        NamedError: If it is no whole number, or negative.
+    """
+    try:
+        trips = operator.index(said)
+    except TypeError:
+        trips = -1
+    if trips < 0:
+        raise NamedError(
+            f"cost: while_trips must be a whole number of at least 0, got {said!r}"
+            f"{where}. Give how often the loop's body runs."
+        )
+    return trips
 
 
 def names_scope(key: str, scope: str) -> bool:

@@ -1,0 +1,53 @@
+"""How often loops run and which branches are taken, where that is hard to say."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from lintoolkit.cost import cost
+
+F32 = jnp.float32
+N = 6
+CUBE = 2 * N**3
+
+
+def spec(*shape, dtype=F32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def dynamic(n, x):
+    """As many products as an argument says."""
+    with jax.named_scope("inner"):
+        return lax.fori_loop(0, n, lambda _, h: h @ x, x)
+
+
+DYNAMIC = spec(dtype=jnp.int32), spec(N, N)
+
+
+@pytest.mark.parametrize("number", [np.int8(100), np.int32(100), np.array(100), jnp.int32(100)])
+def test_trips_are_of_any_integer_type_and_count_as_pythons(number):
+    # In numpy's own integers 100 trips of this many FLOPs overflow.
+    for given in (number, {"inner": number}, lambda _: number):
+        c = cost(dynamic, *DYNAMIC, while_trips=given)
+        assert c.matmul_flops == 100 * CUBE
+        assert json.loads(json.dumps(c.to_dict()))["loops"][0]["trips"] == 100
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("number", [-1, np.int32(-1), 2.5, 2.0, float("nan"), [3], "3", (1, 2)])
+def test_trips_that_are_no_whole_number_are_refused_in_one_sentence(number):
+    said = r"^cost: while_trips must be a whole number of at least 0, got .*"
+    for given in ({"inner": number}, lambda _: number):
+        with pytest.raises(ValueError, match=said + r"for the loop in scope 'inner'\. Give"):
+            cost(dynamic, *DYNAMIC, while_trips=given)
+    with pytest.raises(ValueError, match=said + r"\. Give how often"):  # no loop asks for it
+        cost(jnp.tanh, spec(3), while_trips=number)
+
+
+def test_an_error_of_the_users_function_is_named():
+    with pytest.raises(ValueError, match="function while_trips raised KeyError for the loop"):
+        cost(dynamic, *DYNAMIC, while_trips=lambda loop: {}[loop.scope])
