@@ -51,3 +51,40 @@ def test_trips_that_are_no_whole_number_are_refused_in_one_sentence(number):
 def test_an_error_of_the_users_function_is_named():
     with pytest.raises(ValueError, match="function while_trips raised KeyError for the loop"):
         cost(dynamic, *DYNAMIC, while_trips=lambda loop: {}[loop.scope])
+
+
+# Branches that differ in what they move or leave uncounted, not in what they compute.
+SIDE = 1024
+flip = lambda h: h[::-1].T
+same = lambda h: h
+
+
+def test_of_branches_that_only_move_data_the_dearest_counts_in_any_order():
+    args = spec(dtype=jnp.bool_), spec(SIDE, SIDE)
+    one, other = (
+        cost(lambda p, h, pair=pair: lax.cond(p, *pair, h), *args)
+        for pair in ((flip, same), (same, flip))
+    )
+    for view, swapped in ((one.lowered, other.lowered), (one.compiled, other.compiled)):
+        assert view.bytes_accessed == swapped.bytes_accessed >= 2 * 4 * SIDE**2
+    assert len(one.lowered.branches) == 1
+    assert not one.lowered.exact
+    alike = cost(lambda p, h: lax.cond(p, flip, lambda h: h[::-1].T, h), *args)
+    assert alike.lowered.exact
+
+
+def test_a_branch_that_only_moves_data_counts_in_the_trips_that_take_it():
+    step = lambda i, h: lax.cond(i == 0, lambda h: h[::-1], same, h)
+    c = cost(lambda h: lax.fori_loop(0, 9, step, h), spec(SIDE, SIDE))
+    once = 2 * 4 * SIDE**2
+    assert once <= c.lowered.bytes_accessed < 1.001 * once
+    assert c.lowered.exact
+
+
+@pytest.mark.parametrize(("until", "sorts"), [(5, 0), (1, 1)])
+def test_what_cannot_be_counted_is_named_as_often_as_it_runs(until, sorts):
+    step = lambda i, h: lax.cond(i > until, jnp.sort, same, h)
+    c = cost(lambda h: lax.fori_loop(0, 3, step, h), spec(64))
+    for view in (c.lowered, c.compiled):
+        assert dict(view.uncounted) == ({"sort": sorts} if sorts else {})
+        assert view.exact == (not sorts)

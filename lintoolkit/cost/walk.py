@@ -128,6 +128,11 @@ class Tally:
         return Work(*(sum(kind) for kind in zip(*(op.work for op in self.ops), strict=True)))
 
     @property
+    def rank(self) -> tuple[Work, int]:
+        """All work, then bytes: the dearest of several branches has the largest."""
+        return self.work, sum(op.bytes for op in self.ops)
+
+    @property
     def sure(self) -> bool:
         """Whether every trip count and every branch taken is known."""
         return not self.branches and all(loop.kind == "exact" for loop in self.loops)
@@ -333,9 +338,10 @@ class _Walk:
             self.tally.add(tallies[chosen if 0 <= chosen < len(tallies) else -1])
             return
         each = tuple(tally.flops // max(times, 1) for tally in tallies)
-        if len({tally.work for tally in tallies}) > 1:
+        first, *others = ((*tally.rank, tally.uncounted, tally.estimates) for tally in tallies)
+        if any(other != first for other in others):
             self.tally.branches.append(Branches(name=name, flops=each))
-        dearest = max(tallies, key=lambda tally: tally.work)
+        dearest = max(tallies, key=lambda tally: tally.rank)
         for tally in [dearest] if self.cond == "max" else tallies:
             if self.cond == "mean":
                 tally.ops[:] = [op.shared(len(tallies)) for op in tally.ops]
