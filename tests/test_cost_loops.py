@@ -88,3 +88,32 @@ def test_what_cannot_be_counted_is_named_as_often_as_it_runs(until, sorts):
     for view in (c.lowered, c.compiled):
         assert dict(view.uncounted) == ({"sort": sorts} if sorts else {})
         assert view.exact == (not sorts)
+
+
+def to(dtype):
+    return lambda i: i.astype(dtype)
+
+
+CONVERTED = {
+    # name: (first value, what the limit is compared with, limit, runs)
+    "signed as unsigned": (jnp.int32(-5), to(jnp.uint32), 10, 0),  # 2^32 - 5 is no less
+    "unsigned as signed": (jnp.uint32(2**32 - 6), to(jnp.int32), 5, 11),  # -6 to 4
+    "fewer bits, signed as unsigned": (jnp.int8(-5), to(jnp.uint32), 10, 0),
+    "unsigned as signed of more bits": (jnp.uint8(3), to(jnp.int32), 10, 7),
+    "signed as signed of more bits": (jnp.int8(-5), to(jnp.int32), 10, 15),
+    "unsigned as unsigned of more bits": (jnp.uint8(3), to(jnp.uint32), 10, 7),
+}
+
+
+def test_a_counter_that_is_converted_counts_as_it_runs():
+    for name, (start, seen, limit, runs) in CONVERTED.items():
+        test = lambda s, seen=seen, limit=limit: seen(s[0]) < limit
+        loop = lambda x, start=start, test=test: lax.while_loop(
+            test, lambda s: (s[0] + jnp.ones_like(start), s[1] @ x), (start, x)
+        )
+        c = cost(loop, spec(N, N))
+        for view in (c.lowered, c.compiled):
+            found = [(loop.trips, loop.kind) for loop in view.loops]
+            # A loop that never runs may be gone when compiled.
+            assert found == [(runs, "exact")] or (runs == 0 and not found), name
+            assert view.matmul_flops == runs * CUBE, name

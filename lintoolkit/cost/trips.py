@@ -213,9 +213,12 @@ def _converted(i: Instruction, value: Any) -> Any:
         return wrap(value, after)
     if isinstance(value, Elements):
         return _elements(value.values, after)
-    # A counter in fewer bits may wrap where it did not, and in floats may be rounded.
-    narrows = after.bits < before.bits or after.is_float != before.is_float
-    return None if narrows and isinstance(value, Counter) else value
+    # A counter in fewer bits may wrap where it did not, in floats it may be rounded, and
+    # without a sign, or with a new one, it may become another number.
+    signed, still = (shape.dtype.startswith("s") for shape in (before, after))
+    same = before.bits <= after.bits if signed == still else before.bits < after.bits and still
+    kept = same and before.is_float == after.is_float
+    return None if isinstance(value, Counter) and not kept else value
 
 
 def _sliced(i: Instruction, values: list[Any]) -> Any:
