@@ -117,3 +117,49 @@ def test_a_counter_that_is_converted_counts_as_it_runs():
             # A loop that never runs may be gone when compiled.
             assert found == [(runs, "exact")] or (runs == 0 and not found), name
             assert view.matmul_flops == runs * CUBE, name
+
+
+EVER = {
+    # name: (first value, step, comparison)
+    "up to the largest": (jnp.int32(0), 1, lambda i: i < 2**31 - 1),
+    "down to the smallest": (jnp.int32(0), -1, lambda i: i > -(2**31)),
+    "up to the largest without a sign": (jnp.uint8(0), 1, lambda i: i < jnp.uint8(255)),
+}
+
+
+@pytest.mark.parametrize("name", EVER)
+def test_a_limit_that_no_counter_reaches_is_no_bound(name):
+    start, step, test = EVER[name]
+    change = jnp.asarray(step, start.dtype)
+    until = lambda x: lax.while_loop(
+        lambda s: test(s[0]) & (s[1][0, 0] < 3), lambda s: (s[0] + change, s[1] @ x), (start, x)
+    )
+    c = cost(until, spec(N, N))
+    for view in (c.lowered, c.compiled):
+        assert [(loop.trips, loop.kind) for loop in view.loops] == [(1, "unknown")]
+        assert view.matmul_flops == CUBE
+    assert cost(until, spec(N, N), while_trips=4).matmul_flops == 4 * CUBE
+
+
+def test_limits_just_before_the_largest_are_bounds_and_counted_ones_are_exact():
+    start, one = jnp.uint8(0), jnp.uint8(1)
+    body = lambda x: lambda s: (s[0] + one, s[1] @ x)
+    until = lambda x: lax.while_loop(
+        lambda s: (s[0] < jnp.uint8(254)) & (s[1][0, 0] < 3), body(x), (start, x)
+    )
+    assert [(loop.trips, loop.kind) for loop in cost(until, spec(N, N)).loops] == [
+        (254, "bound")
+    ]
+    counted = lambda x: lax.while_loop(lambda s: s[0] < jnp.uint8(255), body(x), (start, x))
+    assert [(loop.trips, loop.kind) for loop in cost(counted, spec(N, N)).loops] == [
+        (255, "exact")
+    ]
+
+
+def test_random_numbers_that_are_drawn_until_accepted_count_one_draw():
+    draw = lambda key: jax.random.poisson(key, jnp.ones((8, 8), F32))
+    c = cost(draw, jax.eval_shape(lambda: jax.random.key(0)))
+    for view in (c.lowered, c.compiled):
+        unsure = [(loop.trips, loop.kind) for loop in view.loops if loop.kind != "exact"]
+        assert set(unsure) == {(1, "unknown")}
+        assert 0 < view.flops < 100_000  # of 64 numbers, not 2^31 times

@@ -447,7 +447,9 @@ def _analyse(loop: Instruction, scope: Scope) -> Trips:
         found = [trips for trips in solved if trips is not None]
         if found and tests.whole and len(found) == len(solved):
             return Trips(min(found), "exact")
-        bound = min(found, default=None)
+        pairs = zip(tests.items, solved, strict=True)
+        limits = [n for test, n in pairs if n is not None and _limits(test, shapes[test.index])]
+        bound = min(limits, default=None)
     stepped = _step_through(body, condition, start)
     if stepped.kind == "exact" or bound is None:
         return stepped
@@ -467,6 +469,13 @@ def _solve(test: Test, start: tuple, after: tuple, shape: Shape) -> int | None:
     end = begin + trips * moved.offset
     visited = (begin, begin + test.offset, end, end + test.offset)
     return trips if all(wrap(value, shape) == value for value in visited) else None
+
+
+def _limits(test: Test, shape: Shape) -> bool:
+    """Whether the limit was meant: the last number that a dtype holds says "for ever"."""
+    signed = shape.dtype.startswith("s")
+    last = (1 << shape.bits - signed) - 1
+    return test.limit != last and not (signed and test.limit == -last - 1)
 
 
 def _affine_trips(begin: int, step: int, direction: str, limit: int) -> int | None:
