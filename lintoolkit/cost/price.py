@@ -79,11 +79,12 @@ class Price(NamedTuple):
     estimate: bool = False
 
 
-def price(i: Instruction) -> Price:
+def price(i: Instruction, *, as_run: bool = False) -> Price:
     """What one run of an instruction costs.
 
     Args:
         i: Any instruction but control flow.
+        as_run: Whether it is a compiled program's, whose windows are each folded anew.
 
     Returns:
         Its category (product, elementwise, reduction, linalg, fft, movement or uncounted) and
@@ -100,7 +101,7 @@ def price(i: Instruction) -> Price:
         folds = [fold for combiner in i.called if (fold := _fold(combiner)) is not None]
         if len(folds) < len(i.called):
             return Price("uncounted", Work())
-        return Price("reduction", _reduction(i, folds))
+        return Price("reduction", _reduction(i, folds, as_run=as_run))
     if op in ("cholesky", "triangular-solve"):
         return Price("linalg", Work(flops=_triangular_flops(i)))
     if op == "fft":
@@ -151,7 +152,7 @@ def _fold(combiner: Computation) -> Work | None:
     return total
 
 
-def _reduction(i: Instruction, folds: list[Work]) -> Work:
+def _reduction(i: Instruction, folds: list[Work], *, as_run: bool) -> Work:
     """Folding m values into one takes m - 1 applications of the combiner."""
     fold, first = folds[0], i.operands[0].shape
     out = i.shape.parts[0].size if i.shape.parts else i.shape.size
@@ -168,8 +169,19 @@ def _reduction(i: Instruction, folds: list[Work]) -> Work:
         source = i.operands[1].shape
         taps = _window_taps(i.window, first.dims, source.dims)
         return fold.times(max(taps - source.size, 0)).plus(folds[1].times(source.size))
+    if not as_run and all(map(_runs_along, i.window, first.dims)):
+        lines = [
+            out - out // n for w, n in zip(i.window, first.dims, strict=True) if w.size > 1
+        ]
+        return fold.times(sum(lines))
     dims = i.shape.parts[0].dims if i.shape.parts else i.shape.dims
     return fold.times(max(_window_taps(i.window, first.dims, dims) - out, 0))
+
+
+def _runs_along(w: WindowDimension, side: int) -> bool:
+    """Whether a window gives the running folds of a side, as in `cumsum`, or leaves it be."""
+    ends = WindowDimension(side, pad_low=side - 1), WindowDimension(side, pad_high=side - 1)
+    return w in (*ends, WindowDimension())
 
 
 def _window_taps(

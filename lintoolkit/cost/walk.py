@@ -357,7 +357,7 @@ class _Walk:
         if (macs := self.rewritten.get(i)) is not None:
             category, work, estimate = price_macs(i, macs)
         else:
-            category, work, estimate = price(i)
+            category, work, estimate = price(i, as_run=self.module.scheduled)
         if category == "uncounted" and self.kernels and (known := self.kernels(i)):
             category, work, estimate = known
         what = f"custom-call {i.target}" if i.opcode == "custom-call" else i.opcode
