@@ -241,7 +241,7 @@ class _Walk:
             self.conditional(i, scope, times, name, fused=fused)
         elif i.opcode in ("call", "async-start") and i.called:
             inner = scope.inside(i, i.called[0])
-            runs = times * self.shards(i)
+            runs = times * self.shards(i, scope.computation)
             self.computation(i.called[0], inner, runs, name, fused=fused)
         else:
             if i.opcode == "fusion":
@@ -249,14 +249,16 @@ class _Walk:
                 self.computation(i.called[0], inner, times, name, fused=True)
             self.instruction(i, times, name, fused=fused)
 
-    def shards(self, call: Instruction) -> int:
+    def shards(self, call: Instruction, within: Computation) -> int:
         """How many devices run the body of a `shard_map`, whose shapes are one device's."""
         if not call.called[0].name.startswith("xla.sdy.manual_computation_body"):
             return 1
-        for operand in call.operands:
-            source = operand.operands[0] if operand.opcode == "get-tuple-element" else operand
-            axes = source.attributes.get("xla.sdy.manual_axes", "")
-            if axes:
+        source = lambda i: i.operands[0] if i.opcode == "get-tuple-element" else i
+        # Its axes are noted where arrays are cut for it and where they are put together again.
+        before = [source(operand) for operand in call.operands]
+        after = [i for i in within.instructions if call in map(source, i.operands)]
+        for border in (*before, *after):
+            if axes := border.attributes.get("xla.sdy.manual_axes", ""):
                 named = re.findall(r'"([^"]+)"', axes)
                 return math.prod(self.module.axes.get(axis, 1) for axis in named)
         return 1
