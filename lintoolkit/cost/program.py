@@ -98,8 +98,7 @@ def cost(
             f"cost: fn must be a function or a lowered or compiled program, got "
             f"{type(fn).__name__}. Pass the function itself, then its arguments: cost(f, x)."
         )
-    jitted = fn if hasattr(fn, "lower") else jax.jit(fn)
-    name = getattr(fn, "__name__", type(fn).__name__)
+    jitted, name = _jitted(fn), getattr(fn, "__name__", type(fn).__name__)
     if target is None:
         stages = compile_stages(*_lower(jitted, name, args, kwargs))
     else:
@@ -108,6 +107,16 @@ def cost(
 
         stages = stages_for(target, jitted, name, args, kwargs)
     return _price(stages, name, while_trips, cond)
+
+
+def _jitted(fn: Callable) -> Any:
+    """The function jitted, unless jax has done so, or a library that wraps jax's `jit`."""
+    # Whatever is called may have attributes of these names: a layer, or a method of its own.
+    if hasattr(fn, "__wrapped__") and callable(getattr(type(fn), "lower", None)):
+        return fn
+    if {"lower", "trace"} & set(getattr(fn, "__dict__", ())):
+        return jax.jit(lambda *args, **kwargs: fn(*args, **kwargs))  # `jit` would copy them
+    return jax.jit(fn)
 
 
 def _lower(
