@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -998,3 +999,19 @@ def test_models_whose_layers_are_called_lower_or_trace_are_priced():
     model = Methods()
     for called in (model, model.trace):
         assert cost(called, square).matmul_flops == CUBE
+
+
+def test_a_program_exported_for_any_batch_is_priced_at_the_one_it_is_called_with():
+    (batch,) = jax.export.symbolic_shape("batch")
+    exported = jax.export.export(jax.jit(scanned))(weights, spec(batch, N))
+    c = cost(exported.call, weights, rows)
+    assert c.lowered.matmul_flops == c.compiled.matmul_flops == L * layer
+    assert c.lowered.stage == "lowered"
+    assert c.exact
+    assert c.lowered.exact
+
+
+def test_a_constant_that_looks_like_an_open_side_is_none():
+    least = np.iinfo(np.int64).min
+    c = cost(lambda x: jnp.maximum(x, least), spec(7, dtype=jnp.int64))
+    assert c.lowered.integer_ops == 7
