@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lintoolkit.cost import cost
+from lintoolkit.cost import cost, stages
+from lintoolkit.cost.hlo import read_module
+from lintoolkit.cost.trips import Scope
+from lintoolkit.cost.walk import count_module
 
 F32 = jnp.float32
 N = 6
@@ -163,3 +166,26 @@ def test_random_numbers_that_are_drawn_until_accepted_count_one_draw():
         unsure = [(loop.trips, loop.kind) for loop in view.loops if loop.kind != "exact"]
         assert set(unsure) == {(1, "unknown")}
         assert 0 < view.flops < 100_000  # of 64 numbers, not 2^31 times
+
+
+def nest(depth, x, h):
+    """Loops of two trips within one another."""
+    if not depth:
+        return h @ x
+    return lax.fori_loop(0, 2, lambda _, g: nest(depth - 1, x, g), h)
+
+
+def test_reading_nested_loops_takes_a_level_as_long_as_the_last(monkeypatch):
+    work_out, looked_at = Scope._work_out, []
+    monkeypatch.setattr(
+        Scope, "_work_out", lambda self, i: looked_at.append(i) or work_out(self, i)
+    )
+    steps = []
+    for depth in (2, 4, 6):
+        lowered = jax.jit(lambda x, depth=depth: nest(depth, x, x)).lower(spec(N, N))
+        module = read_module(stages.lowered_bytes(lowered))
+        looked_at.clear()
+        ops = count_module(module).ops
+        assert sum(op.work.products for op in ops) == 2**depth * CUBE
+        steps.append(len(looked_at))
+    assert steps[2] - steps[1] < 1.5 * (steps[1] - steps[0])

@@ -233,12 +233,16 @@ class Instruction:
 
 @dataclass(eq=False)
 class Computation:
-    """A list of instructions in order, the last of which need not be the root."""
+    """A list of instructions in order, the last of which need not be the root.
+
+    `known` is a place for what its runs are found to give, by their arguments.
+    """
 
     id: int
     name: str
     instructions: list[Instruction]
     root: Instruction
+    known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(eq=False)

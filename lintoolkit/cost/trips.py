@@ -26,6 +26,8 @@ Kind = Literal["exact", "bound", "user", "unknown"]
 MAX_STEPS = 10_000
 # Arrays of up to so many elements are followed, such as a flag for each layer.
 MAX_ELEMENTS = 256
+# Runs of a computation whose results are kept.
+MAX_KNOWN = 256
 
 _SAME = frozenset("copy bitcast reshape broadcast opt-barrier optimization-barrier".split())
 _ROUNDS = {"f16": "e", "f32": "f", "f64": "d"}
@@ -94,8 +96,13 @@ class Scope:
         self._known: dict[int, Any] = {}
 
     def root(self) -> Any:
-        """The abstract result of the call."""
-        return self.value(self.computation.root)
+        """The abstract result of the call, kept: nested loops ask for it again and again."""
+        key, known = (self.arguments, self.within_loop), self.computation.known
+        if key not in known:
+            if len(known) >= MAX_KNOWN:
+                known.clear()
+            known[key] = self.value(self.computation.root)
+        return known[key]
 
     def value(self, instruction: Instruction) -> Any:
         """The abstract value of one instruction; operands first, without recursion."""
