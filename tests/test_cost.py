@@ -197,8 +197,6 @@ def test_users_say_how_often_a_dynamic_loop_runs():
     }
     by_function = cost(dynamic, *args, while_trips=lambda loop: len(loop.scope))
     assert by_function.matmul_flops == len("outer") * len("outer/inner") * one
-    with pytest.raises(ValueError, match="must not be negative, got -1"):
-        cost(dynamic, *args, while_trips=-1)
     with pytest.raises(ValueError, match="names scope 'elsewhere', which holds no loop"):
         cost(dynamic, *args, while_trips={"elsewhere": 3})
 
@@ -491,6 +489,20 @@ def test_names_that_the_program_did_not_give_are_no_scopes():
     c = cost(lambda a, b: jnp.einsum("ij,jk->ik", a, b), spec(3, 5), spec(5, 7))
     assert set(c.lowered.by_scope(3)) == {"(no scope)"}
     assert scope_of("jit(f)/block/mul;jit(f)/other/add") == ["block"]
+    for equation in ("ij, jk -> ik", "i j,j k", "ij,jk", "...ij,...jk", "ij->ji", "->"):
+        assert scope_of(f"jit(f)/block/{equation}/dot_general") == ["block"]
+    assert scope_of("jit(f)/block a/encoder/mul") == ["block a", "encoder"]
+
+
+def test_a_scope_called_body_is_one_but_where_a_loop_has_its_own():
+    assert scope_of("jit(f)/head/while/body/closed_call/body/mul") == ["head", "body"]
+    assert scope_of("jit(f)/vmap(body)/head/while/body_pred/gt") == ["body", "head"]
+
+    def model(x):
+        with jax.named_scope("body"):
+            return jax.lax.fori_loop(0, 3, lambda _, h: h @ x, x)
+
+    assert cost(model, spec(4, 4)).by_scope(9) == {"body": 3 * 2 * 4**3}
 
 
 def test_a_function_is_named_once_when_its_scope_bears_its_name():

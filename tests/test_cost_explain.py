@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lintoolkit.cost import compare, cost
+from lintoolkit.cost import compare, cost, walk
 
 
 def spec(*shape, dtype=jnp.float32):
@@ -88,3 +88,19 @@ def test_html_holds_the_table_and_escapes_names():
     assert f"{2 * 64**3:,}" in html
     assert "&lt;b&gt;" in html
     assert "<b>" not in html
+
+
+def test_loops_that_one_stage_knows_and_the_other_does_not_are_all_that_is_said(monkeypatch):
+    def triangle(x):
+        inner = lambda i, h: jax.lax.fori_loop(0, i, lambda _, g: jnp.tanh(g @ x), h)
+        with jax.named_scope("rows"):
+            return jax.lax.fori_loop(0, 9, inner, x)
+
+    assert cost(triangle, X).explain() == []
+    # Trips times operations of the outer loop: few as written, more as compiled.
+    monkeypatch.setattr(walk, "MAX_WALK", 9 * len(cost(triangle, X).lowered.ops))
+    c = cost(triangle, X)
+    assert [loop.kind for loop in c.lowered.loops] == ["exact", "exact"]
+    assert [loop.kind for loop in c.compiled.loops] == ["exact", "unknown"]
+    (said,) = c.explain()
+    assert said.startswith("Loop rows: 8 trips (exact) as lowered, 1 (unknown) as compiled")

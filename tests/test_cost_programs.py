@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -967,3 +968,50 @@ def test_functions_jitted_by_flax_are_priced_too():
     model = nnx.Linear(7, 3, rngs=nnx.Rngs(0))
     jitted = nnx.jit(lambda model, x: model(x))
     assert cost(jitted, model, spec(5, 7)).matmul_flops == 2 * 5 * 7 * 3
+
+
+class Halves(nnx.Module):
+    """A model with layers that bear the names of a jitted function's methods."""
+
+    def __init__(self, rngs):
+        self.lower = nnx.Linear(7, 5, rngs=rngs)
+        self.trace = nnx.Linear(5, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.trace(self.lower(x))
+
+
+class Methods:
+    """A callable with methods of these names, one of them jitted."""
+
+    def __call__(self, x):
+        return x @ x
+
+    def lower(self, x):
+        return x
+
+    trace = functools.partial(jax.jit, static_argnums=0)(__call__)
+
+
+def test_models_whose_layers_are_called_lower_or_trace_are_priced():
+    halves = Halves(nnx.Rngs(0))
+    assert cost(halves, spec(4, 7)).matmul_flops == 2 * 4 * 7 * 5 + 2 * 4 * 5 * 3
+    model = Methods()
+    for called in (model, model.trace):
+        assert cost(called, square).matmul_flops == CUBE
+
+
+def test_a_program_exported_for_any_batch_is_priced_at_the_one_it_is_called_with():
+    (batch,) = jax.export.symbolic_shape("batch")
+    exported = jax.export.export(jax.jit(scanned))(weights, spec(batch, N))
+    c = cost(exported.call, weights, rows)
+    assert c.lowered.matmul_flops == c.compiled.matmul_flops == L * layer
+    assert c.lowered.stage == "lowered"
+    assert c.exact
+    assert c.lowered.exact
+
+
+def test_a_constant_that_looks_like_an_open_side_is_none():
+    least = np.iinfo(np.int64).min
+    c = cost(lambda x: jnp.maximum(x, least), spec(7, dtype=jnp.int64))
+    assert c.lowered.integer_ops == 7

@@ -34,7 +34,17 @@ mapped = jax.shard_map(
 sides = ((64, 32), (32, 16))
 local = cost(mapped, *(jax.ShapeDtypeStruct(side, jnp.float32) for side in sides))
 
+def made():
+    at = jax.lax.axis_index("data").astype(jnp.float32)
+    a = jnp.full((8, 16), at)
+    return a @ a.T, at[None]
+
+without = {"mesh": mesh, "in_specs": ()}
+created = cost(jax.shard_map(made, out_specs=(P("data"), P("data")), **without))
+one = cost(jax.shard_map(lambda: made()[0], out_specs=P("data"), **without))
+
 print(json.dumps({
+    "created": [view.matmul_flops for c in (created, one) for view in (c.lowered, c)],
     "mapped": [local.lowered.matmul_flops, local.matmul_flops],
     "devices": sharded.devices,
     "each": sharded.matmul_flops,
@@ -69,3 +79,8 @@ def test_collectives_have_bytes_groups_and_runs(priced):
 def test_the_body_of_a_shard_map_counts_once_a_device(priced):
     whole = 2 * 64 * 32 * 16
     assert priced["mapped"] == [whole, whole // 8]
+
+
+def test_the_body_of_a_shard_map_without_operands_counts_once_a_device(priced):
+    each = 2 * 8 * 16 * 8
+    assert priced["created"] == 2 * [8 * each, each]

@@ -25,6 +25,8 @@ def differences(cost: "Cost", share: float | int) -> list[str]:
             f"The compiled program is one of {cost.devices} devices' part: "
             f"{compiled.flops:,} FLOPs of the {lowered.flops:,} of the whole."
         ]
+    if loops := list(_loops(lowered, compiled)):
+        return loops  # which would make all that follows look changed
     found = [*_products(lowered, compiled, least), *_upcasts(lowered, compiled, least)]
     for kind in ("elementwise_flops", "reduction_flops", "linalg_flops", "fft_flops"):
         before, after = getattr(lowered, kind), getattr(compiled, kind)
@@ -39,6 +41,19 @@ def differences(cost: "Cost", share: float | int) -> list[str]:
     if abs(after - before) > share * max(before, after):
         found.append(f"Transcendentals went from {before:,} to {after:,}.")
     return found
+
+
+def _loops(lowered: "View", compiled: "View") -> Iterable[str]:
+    """Loops whose trips one stage knows and the other does not."""
+    for name in dict.fromkeys(loop.name for loop in lowered.loops):
+        before = [loop for loop in lowered.loops if loop.name == name]
+        after = [loop for loop in compiled.loops if loop.name == name]
+        if after and {x.kind for x in before}.isdisjoint(x.kind for x in after):
+            yield (
+                f"Loop {tables.place(name)}: {before[0].trips:,} trips ({before[0].kind}) as "
+                f"lowered, {after[0].trips:,} ({after[0].kind}) as compiled, so the FLOPs of "
+                "the two do not compare."
+            )
 
 
 def _products(lowered: "View", compiled: "View", least: float | int) -> Iterable[str]:

@@ -233,23 +233,31 @@ class Instruction:
 
 @dataclass(eq=False)
 class Computation:
-    """A list of instructions in order, the last of which need not be the root."""
+    """A list of instructions in order, the last of which need not be the root.
+
+    `known` is a place for what its runs are found to give, by their arguments.
+    """
 
     id: int
     name: str
     instructions: list[Instruction]
     root: Instruction
+    known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(eq=False)
 class Module:
-    """A whole program: its entry computation, its sources, the axes of its device meshes."""
+    """A whole program: its entry computation, its sources, the axes of its device meshes.
+
+    A compiled one is scheduled: its instructions stand in the order that they run in.
+    """
 
     name: str
     entry: Computation
     computations: dict[int, Computation]
     frames: list[tuple[str, str, int]]
     axes: dict[str, int]
+    scheduled: bool
 
 
 def read_module(data: bytes) -> Module:
@@ -275,7 +283,7 @@ def read_module(data: bytes) -> Module:
         name = _text(top, 1)
         meshes = _read_attributes(top, 19).get("xla.sdy.meshes", "")
         axes = {axis: int(side) for axis, side in re.findall(r'"([^"]+)"=(\d+)', meshes)}
-        return Module(name, entry, computations, _read_frames(top), axes)
+        return Module(name, entry, computations, _read_frames(top), axes, scheduled=7 in top)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(
             f"read_module: data must be a serialised HloModuleProto, got {len(data)} bytes "

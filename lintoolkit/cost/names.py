@@ -8,12 +8,12 @@ UNSCOPED = "(no scope)"
 COMPILER = "(compiler)"
 OTHERS = "(other devices and compiler)"
 
-# jnp.einsum names a scope after its equation.
-_EINSUM = re.compile(r"^[a-zA-Z.]*(,[a-zA-Z.]*)*->[a-zA-Z.]*$")
+# jnp.einsum names a scope after its equation, as it is written: the arrow may be left out.
+_EINSUM = re.compile(r"^(?=.*(?:,|->))[a-zA-Z. ]*(?:,[a-zA-Z. ]*)*(?:->[a-zA-Z. ]*)?$")
 # Parts of an op name that JAX adds around what the program itself names.
 _WRAPPERS = re.compile(r"^(?:jvp|transpose|vmap|remat|linearize)\((.*)\)$")
 _CONTROL = frozenset(
-    "while body cond closed_call eval_jaxpr checkpoint rematted_computation pjit "
+    "while cond closed_call eval_jaxpr checkpoint rematted_computation pjit "
     "custom_jvp_call custom_vjp_call core_call shard_map".split()
 )
 
@@ -44,6 +44,7 @@ def scope_of(op_name: str) -> list[str]:
         Such as ``["block", "attention"]``.
     """
     names: list[str] = []
+    before = ""
     first = op_name.partition(";")[0]  # XLA joins the names of what it merges
     first = first.partition("/call_exported/")[2] or first  # compiled through jax.export
     for part in _split(first)[1:-1]:
@@ -55,7 +56,9 @@ def scope_of(op_name: str) -> list[str]:
             bare = jitted[1] if jitted else name
             hidden = _EINSUM.match(bare) or (jitted and (bare[0] == "_" or "<" in bare))
             control = bare in _CONTROL or re.match(r"^branch_\d+_fun$", bare)
-            if not control and not hidden and names[-1:] != [bare]:
+            loops = before == "while" and bare in ("body", "body_pred")  # others' are their own
+            before = bare
+            if not control and not loops and not hidden and names[-1:] != [bare]:
                 names.append(bare)
     return names
 

@@ -28,6 +28,11 @@ INTEGER = frozenset(
     "and or xor not shift-left shift-right-arithmetic shift-right-logical popcnt "
     "count-leading-zeros rng-bit-generator".split()
 )
+# What applies a function of its own to pairs of elements.
+_FOLDS = frozenset(
+    "all-reduce all-reduce-start map reduce reduce-scatter reduce-window scatter "
+    "select-and-scatter".split()
+)
 # Data that are moved, renamed or made up; no arithmetic.
 FREE = frozenset(
     "add-dependency after-all all-gather all-gather-done all-gather-start all-reduce-done "
@@ -74,11 +79,12 @@ class Price(NamedTuple):
     estimate: bool = False
 
 
-def price(i: Instruction) -> Price:
+def price(i: Instruction, *, as_run: bool = False) -> Price:
     """What one run of an instruction costs.
 
     Args:
         i: Any instruction but control flow.
+        as_run: Whether it is a compiled program's, whose windows are each folded anew.
 
     Returns:
         Its category (product, elementwise, reduction, linalg, fft, movement or uncounted) and
@@ -91,10 +97,11 @@ def price(i: Instruction) -> Price:
         return price_macs(i, product_macs(i))
     if op in ARITHMETIC or op in TRANSCENDENTAL or op in INTEGER:
         return Price("elementwise", _elementwise(i))
-    if op in ("reduce", "reduce-window", "scatter", "select-and-scatter", "map"):
-        return Price("reduction", _reduction(i))
-    if op in ("all-reduce", "all-reduce-start", "reduce-scatter"):
-        return Price("reduction", _fold(i.called[0]).times(i.operands[0].shape.size))
+    if op in _FOLDS:
+        folds = [fold for combiner in i.called if (fold := _fold(combiner)) is not None]
+        if len(folds) < len(i.called):
+            return Price("uncounted", Work())
+        return Price("reduction", _reduction(i, folds, as_run=as_run))
     if op in ("cholesky", "triangular-solve"):
         return Price("linalg", Work(flops=_triangular_flops(i)))
     if op == "fft":
@@ -130,32 +137,51 @@ def _elementwise(i: Instruction) -> Work:
     return Work(flops=real.get(i.opcode, 1) * n)
 
 
-def _fold(combiner: Computation) -> Work:
-    """Work of one application of the function that a reduction folds with."""
+def _fold(combiner: Computation) -> Work | None:
+    """Work of one run of the function that a reduction folds with; None where unknown."""
     total = Work()
-    for inner in combiner.instructions:
-        total = total.plus(price(inner).work)
+    for i in combiner.instructions:
+        if i.opcode in ("call", "fusion"):
+            work = _fold(i.called[0])
+        else:
+            category, work, _ = price(i)
+            work = None if category == "uncounted" else work
+        if work is None:
+            return None
+        total = total.plus(work)
     return total
 
 
-def _reduction(i: Instruction) -> Work:
+def _reduction(i: Instruction, folds: list[Work], *, as_run: bool) -> Work:
     """Folding m values into one takes m - 1 applications of the combiner."""
-    first = i.operands[0].shape
+    fold, first = folds[0], i.operands[0].shape
     out = i.shape.parts[0].size if i.shape.parts else i.shape.size
+    if i.opcode in ("all-reduce", "all-reduce-start", "reduce-scatter"):
+        return fold.times(first.size)
     if i.opcode == "reduce":
-        return _fold(i.called[0]).times(max(first.size - out, 0))
+        return fold.times(max(first.size - out, 0))
     if i.opcode == "map":
-        return _fold(i.called[0]).times(out)
+        return fold.times(out)
     if i.opcode == "scatter":  # operands: n arrays, the indices, n updates
         updates = i.operands[len(i.operands) // 2 + 1].shape
-        return _fold(i.called[0]).times(updates.size)
+        return fold.times(updates.size)
     if i.opcode == "select-and-scatter":  # choose within each window, then add its source
         source = i.operands[1].shape
         taps = _window_taps(i.window, first.dims, source.dims)
-        choose = _fold(i.called[0]).times(max(taps - source.size, 0))
-        return choose.plus(_fold(i.called[1]).times(source.size))
+        return fold.times(max(taps - source.size, 0)).plus(folds[1].times(source.size))
+    if not as_run and all(map(_runs_along, i.window, first.dims)):
+        lines = [
+            out - out // n for w, n in zip(i.window, first.dims, strict=True) if w.size > 1
+        ]
+        return fold.times(sum(lines))
     dims = i.shape.parts[0].dims if i.shape.parts else i.shape.dims
-    return _fold(i.called[0]).times(max(_window_taps(i.window, first.dims, dims) - out, 0))
+    return fold.times(max(_window_taps(i.window, first.dims, dims) - out, 0))
+
+
+def _runs_along(w: WindowDimension, side: int) -> bool:
+    """Whether a window gives the running folds of a side, as in `cumsum`, or leaves it be."""
+    ends = WindowDimension(side, pad_low=side - 1), WindowDimension(side, pad_high=side - 1)
+    return w in (*ends, WindowDimension())
 
 
 def _window_taps(

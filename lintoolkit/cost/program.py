@@ -10,7 +10,15 @@ from lintoolkit.cost.hlo import read_module
 from lintoolkit.cost.kernels import pallas_kernels
 from lintoolkit.cost.report import Cost, View, view
 from lintoolkit.cost.stages import Stages, compile_stages
-from lintoolkit.cost.walk import Kernels, Loop, Rule, WhileTrips, count_module, names_scope
+from lintoolkit.cost.walk import (
+    Kernels,
+    Loop,
+    Rule,
+    WhileTrips,
+    count_module,
+    names_scope,
+    whole_trips,
+)
 
 
 def cost(
@@ -50,8 +58,9 @@ def cost(
     Raises:
         TypeError: If `fn` cannot be called or priced, or arguments or a target come with a
             program that already has them.
-        ValueError: If `while_trips` is negative or names a scope without such a loop, `cond` is
-            none of the three, or `target` is unknown, lacks its compiler or is too small.
+        ValueError: If `while_trips` is no whole number, is negative, raises or names a scope
+            without such a loop, `cond` is none of the three, or `target` is unknown, lacks its
+            compiler or is too small.
 
     Cost:
         One trace and one compilation; reading grows with the number of instructions.
@@ -70,6 +79,8 @@ def cost(
     """
     if cond not in get_args(Rule):
         raise ValueError(f"cost: cond must be 'max', 'mean' or 'sum', got {cond!r}.")
+    if not (while_trips is None or callable(while_trips) or isinstance(while_trips, Mapping)):
+        while_trips = whole_trips(while_trips)
     if isinstance(fn, jax.stages.Lowered | jax.stages.Compiled):
         if args or kwargs:
             raise TypeError(
@@ -87,8 +98,7 @@ def cost(
             f"cost: fn must be a function or a lowered or compiled program, got "
             f"{type(fn).__name__}. Pass the function itself, then its arguments: cost(f, x)."
         )
-    jitted = fn if hasattr(fn, "lower") else jax.jit(fn)
-    name = getattr(fn, "__name__", type(fn).__name__)
+    jitted, name = _jitted(fn), getattr(fn, "__name__", type(fn).__name__)
     if target is None:
         stages = compile_stages(*_lower(jitted, name, args, kwargs))
     else:
@@ -97,6 +107,16 @@ def cost(
 
         stages = stages_for(target, jitted, name, args, kwargs)
     return _price(stages, name, while_trips, cond)
+
+
+def _jitted(fn: Callable) -> Any:
+    """The function jitted, unless jax has done so, or a library that wraps jax's `jit`."""
+    # Whatever is called may have attributes of these names: a layer, or a method of its own.
+    if hasattr(fn, "__wrapped__") and callable(getattr(type(fn), "lower", None)):
+        return fn
+    if {"lower", "trace"} & set(getattr(fn, "__dict__", ())):
+        return jax.jit(lambda *args, **kwargs: fn(*args, **kwargs))  # `jit` would copy them
+    return jax.jit(fn)
 
 
 def _lower(

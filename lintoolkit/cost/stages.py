@@ -12,6 +12,9 @@ import jax
 from lintoolkit.cost.report import Memory
 from lintoolkit.cost.walk import Kernels
 
+# The smallest 64-bit integer on the wire, which says that a side is open; a constant may be it.
+_OPEN = b"\x80" * 9 + b"\x01"
+
 
 class Stages(NamedTuple):
     """A program's two serialised modules, where it runs, and what the runtime says of it.
@@ -52,8 +55,27 @@ def compile_stages(
 
 
 def lowered_bytes(lowered: jax.stages.Lowered) -> bytes:
-    """The serialised HLO module before optimisation."""
+    """The serialised HLO module before optimisation, its sides those of the arguments."""
     module: Any = lowered.compiler_ir("hlo")
+    data = module.as_serialized_hlo_module_proto()
+    return _refined(lowered) if _OPEN in data and "?x" in lowered.as_text() else data
+
+
+def _refined(lowered: jax.stages.Lowered) -> bytes:
+    """The module of a program that was exported for any batch and is called with one.
+
+    JAX fixes its sides when it compiles, and so do we, by the same function.
+
+    Args:
+        lowered: A program with sides that are left open.
+
+    Returns:
+        The serialised HLO module.
+    """
+    mlir = importlib.import_module("jax._src.interpreters.mlir")
+    fixed = mlir.refine_polymorphic_shapes(lowered.compiler_ir("stablehlo"))
+    convert = importlib.import_module("jaxlib._jax").mlir.mlir_module_to_xla_computation
+    module = convert(mlir.module_to_bytecode(fixed), use_tuple_args=False)
     return module.as_serialized_hlo_module_proto()
 
 

@@ -26,6 +26,8 @@ Kind = Literal["exact", "bound", "user", "unknown"]
 MAX_STEPS = 10_000
 # Arrays of up to so many elements are followed, such as a flag for each layer.
 MAX_ELEMENTS = 256
+# Runs of a computation whose results are kept.
+MAX_KNOWN = 256
 
 _SAME = frozenset("copy bitcast reshape broadcast opt-barrier optimization-barrier".split())
 _ROUNDS = {"f16": "e", "f32": "f", "f64": "d"}
@@ -94,8 +96,13 @@ class Scope:
         self._known: dict[int, Any] = {}
 
     def root(self) -> Any:
-        """The abstract result of the call."""
-        return self.value(self.computation.root)
+        """The abstract result of the call, kept: nested loops ask for it again and again."""
+        key, known = (self.arguments, self.within_loop), self.computation.known
+        if key not in known:
+            if len(known) >= MAX_KNOWN:
+                known.clear()
+            known[key] = self.value(self.computation.root)
+        return known[key]
 
     def value(self, instruction: Instruction) -> Any:
         """The abstract value of one instruction; operands first, without recursion."""
@@ -213,9 +220,12 @@ def _converted(i: Instruction, value: Any) -> Any:
         return wrap(value, after)
     if isinstance(value, Elements):
         return _elements(value.values, after)
-    # A counter in fewer bits may wrap where it did not, and in floats may be rounded.
-    narrows = after.bits < before.bits or after.is_float != before.is_float
-    return None if narrows and isinstance(value, Counter) else value
+    # A counter in fewer bits may wrap where it did not, in floats it may be rounded, and
+    # without a sign, or with a new one, it may become another number.
+    signed, still = (shape.dtype.startswith("s") for shape in (before, after))
+    same = before.bits <= after.bits if signed == still else before.bits < after.bits and still
+    kept = same and before.is_float == after.is_float
+    return None if isinstance(value, Counter) and not kept else value
 
 
 def _sliced(i: Instruction, values: list[Any]) -> Any:
@@ -444,7 +454,9 @@ def _analyse(loop: Instruction, scope: Scope) -> Trips:
         found = [trips for trips in solved if trips is not None]
         if found and tests.whole and len(found) == len(solved):
             return Trips(min(found), "exact")
-        bound = min(found, default=None)
+        pairs = zip(tests.items, solved, strict=True)
+        limits = [n for test, n in pairs if n is not None and _limits(test, shapes[test.index])]
+        bound = min(limits, default=None)
     stepped = _step_through(body, condition, start)
     if stepped.kind == "exact" or bound is None:
         return stepped
@@ -464,6 +476,13 @@ def _solve(test: Test, start: tuple, after: tuple, shape: Shape) -> int | None:
     end = begin + trips * moved.offset
     visited = (begin, begin + test.offset, end, end + test.offset)
     return trips if all(wrap(value, shape) == value for value in visited) else None
+
+
+def _limits(test: Test, shape: Shape) -> bool:
+    """Whether the limit was meant: the last number that a dtype holds says "for ever"."""
+    signed = shape.dtype.startswith("s")
+    last = (1 << shape.bits - signed) - 1
+    return test.limit != last and not (signed and test.limit == -last - 1)
 
 
 def _affine_trips(begin: int, step: int, direction: str, limit: int) -> int | None:

@@ -1,11 +1,12 @@
 """Walk a program and multiply every instruction by how often it runs."""
 
 import math
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 from lintoolkit.cost.hlo import Computation, Instruction, Module
 from lintoolkit.cost.names import scope_of
@@ -82,7 +83,9 @@ class Collective:
     times: int
 
 
-WhileTrips = int | Mapping[str, int] | Callable[[Loop], int | None]
+WhileTrips = (
+    SupportsIndex | Mapping[str, SupportsIndex] | Callable[[Loop], SupportsIndex | None]
+)
 Rule = Literal["max", "mean", "sum"]
 Kernels = Callable[[Instruction], Price | None]
 # What goes wrong in reading a damaged module.
@@ -123,6 +126,11 @@ class Tally:
     def work(self) -> Work:
         """All work; tuples of it compare by FLOPs first."""
         return Work(*(sum(kind) for kind in zip(*(op.work for op in self.ops), strict=True)))
+
+    @property
+    def rank(self) -> tuple[Work, int]:
+        """All work, then bytes: the dearest of several branches has the largest."""
+        return self.work, sum(op.bytes for op in self.ops)
 
     @property
     def sure(self) -> bool:
@@ -233,7 +241,7 @@ class _Walk:
             self.conditional(i, scope, times, name, fused=fused)
         elif i.opcode in ("call", "async-start") and i.called:
             inner = scope.inside(i, i.called[0])
-            runs = times * self.shards(i)
+            runs = times * self.shards(i, scope.computation)
             self.computation(i.called[0], inner, runs, name, fused=fused)
         else:
             if i.opcode == "fusion":
@@ -241,14 +249,16 @@ class _Walk:
                 self.computation(i.called[0], inner, times, name, fused=True)
             self.instruction(i, times, name, fused=fused)
 
-    def shards(self, call: Instruction) -> int:
+    def shards(self, call: Instruction, within: Computation) -> int:
         """How many devices run the body of a `shard_map`, whose shapes are one device's."""
         if not call.called[0].name.startswith("xla.sdy.manual_computation_body"):
             return 1
-        for operand in call.operands:
-            source = operand.operands[0] if operand.opcode == "get-tuple-element" else operand
-            axes = source.attributes.get("xla.sdy.manual_axes", "")
-            if axes:
+        source = lambda i: i.operands[0] if i.opcode == "get-tuple-element" else i
+        # Its axes are noted where arrays are cut for it and where they are put together again.
+        before = [source(operand) for operand in call.operands]
+        after = [i for i in within.instructions if call in map(source, i.operands)]
+        for border in (*before, *after):
+            if axes := border.attributes.get("xla.sdy.manual_axes", ""):
                 named = re.findall(r'"([^"]+)"', axes)
                 return math.prod(self.module.axes.get(axis, 1) for axis in named)
         return 1
@@ -276,17 +286,19 @@ class _Walk:
     def given(self, loop: Loop) -> int | None:
         """What the user says of a loop whose trips the program does not fix."""
         said = self.while_trips
-        if callable(said):
-            said = said(loop)
-        elif isinstance(said, Mapping):
+        where = f" for the loop in scope {loop.scope!r}"
+        if isinstance(said, Mapping):
             fits = [key for key in said if names_scope(key, loop.scope)]
             said = said[max(fits, key=len)] if fits else None
-        if said is not None and said < 0:
-            raise NamedError(
-                f"cost: while_trips must not be negative, got {said} for the loop in scope "
-                f"{loop.scope!r}. Give the number of times that its body runs."
-            )
-        return said
+        elif callable(said):
+            try:
+                said = said(loop)
+            except Exception as error:
+                raise NamedError(
+                    f"cost: the function while_trips raised {type(error).__name__}{where}: "
+                    f"{error}"
+                ) from error
+        return None if said is None else whole_trips(said, where)
 
     def trip_by_trip(
         self, body: Computation, state: Any, trips: int, times: int, name: str, *, fused: bool
@@ -328,9 +340,10 @@ class _Walk:
             self.tally.add(tallies[chosen if 0 <= chosen < len(tallies) else -1])
             return
         each = tuple(tally.flops // max(times, 1) for tally in tallies)
-        if len({tally.work for tally in tallies}) > 1:
+        first, *others = ((*tally.rank, tally.uncounted, tally.estimates) for tally in tallies)
+        if any(other != first for other in others):
             self.tally.branches.append(Branches(name=name, flops=each))
-        dearest = max(tallies, key=lambda tally: tally.work)
+        dearest = max(tallies, key=lambda tally: tally.rank)
         for tally in [dearest] if self.cond == "max" else tallies:
             if self.cond == "mean":
                 tally.ops[:] = [op.shared(len(tallies)) for op in tally.ops]
@@ -346,7 +359,7 @@ class _Walk:
         if (macs := self.rewritten.get(i)) is not None:
             category, work, estimate = price_macs(i, macs)
         else:
-            category, work, estimate = price(i)
+            category, work, estimate = price(i, as_run=self.module.scheduled)
         if category == "uncounted" and self.kernels and (known := self.kernels(i)):
             category, work, estimate = known
         what = f"custom-call {i.target}" if i.opcode == "custom-call" else i.opcode
@@ -377,6 +390,31 @@ def _dtype(i: Instruction, category: str) -> str:
     if category == "product" or i.shape.dtype in ("pred", "tuple"):
         return numbers[0] if numbers else i.operands[0].shape.dtype if i.operands else "tuple"
     return i.shape.dtype
+
+
+def whole_trips(said: Any, where: str = "") -> int:
+    """A user's number of trips, of whichever integer type, as Python's.
+
+    Args:
+        said: What is given.
+        where: For which loop, in the words of the error.
+
+    Returns:
+        The number.
+
+    Raises:
+        NamedError: If it is no whole number, or negative.
+    """
+    try:
+        trips = operator.index(said)
+    except TypeError:
+        trips = -1
+    if trips < 0:
+        raise NamedError(
+            f"cost: while_trips must be a whole number of at least 0, got {said!r}"
+            f"{where}. Give how often the loop's body runs."
+        )
+    return trips
 
 
 def names_scope(key: str, scope: str) -> bool:
