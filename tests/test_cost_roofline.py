@@ -136,7 +136,93 @@ def test_on_several_devices_each_has_its_share():
     each = dataclasses.replace(matmul(8, 32, 32), lowered=whole.lowered, devices=8)
     assert each.mfu(1.0, "H100") == pytest.approx(whole.mfu(1.0, "H100") / 8)
     assert each.roofline("H100").flops == whole.roofline("H100").flops / 8
-    assert each.roofline("H100").bytes == each.compiled.bytes_accessed
+    assert each.roofline("H100").bytes == each.compulsory_bytes
+    at_home = dataclasses.replace(H100, platform="cpu")
+    assert each.roofline(at_home).bytes == each.compiled.bytes_accessed
+
+
+def square_twice(x):
+    return (x @ x).astype(jnp.float32) @ (x @ x).astype(jnp.float32).T
+
+
+def test_all_bytes_count_only_on_the_platform_that_was_compiled_for():
+    c = cost(square_twice, spec(256, 256, dtype=jnp.bfloat16))
+    whole = min(c.compiled.bytes_accessed, c.lowered.bytes_accessed)
+    alone = (2 + 4) * 256**2
+    assert c.compulsory_bytes == alone < whole
+    here = dataclasses.replace(TOY, platform="cpu")
+    assert c.roofline(here).bytes == whole
+    assert "arguments and results" not in str(c.roofline(here))
+    for elsewhere in (TOY, "H100", "v5e"):
+        assert c.roofline(elsewhere).bytes == alone
+        assert "arguments and results alone, as compiled for cpu" in str(c.roofline(elsewhere))
+    # As if compiled ahead of time.
+    for target, device in (("cuda:h100", "H100"), ("tpu:v5e:2x2", "v5e"), ("gpu", "A100")):
+        there = dataclasses.replace(c, platform=target)
+        assert there.roofline(device).bytes == whole
+        assert there.roofline(device).compiled_for is None
+        assert there.roofline(here).compiled_for == target
+
+
+F32, I32 = jnp.float32, jnp.int32
+LAYERS, ROWS, TABLE = spec(12, 64, 64, dtype=F32), spec(8, 64, dtype=F32), (4096, 64)
+
+
+def through(weights, x):
+    return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, weights)[0]
+
+
+def through_three(weights, x):
+    layer = lambda k: jax.lax.dynamic_index_in_dim(weights, k, keepdims=False)
+    return jax.lax.fori_loop(0, 3, lambda k, x: x @ layer(k), x)
+
+
+def write_row(table, row, k):
+    return jax.lax.dynamic_update_slice(table, row, (k, jnp.zeros_like(k)))
+
+
+def write_and_read(table, row, k):
+    table = write_row(table, row, k)
+    return table, row @ table.T
+
+
+WRITTEN = (spec(*TABLE, dtype=F32), spec(1, 64, dtype=F32), spec(dtype=I32))
+ROW_AND_PLACE = 4 * (64 + 1)
+
+
+@pytest.mark.parametrize(
+    ("fn", "args", "moved"),
+    [
+        (lambda x: x, [ROWS], 2 * ROWS.size * 4),
+        (lambda x, _: x.sum(), [ROWS, LAYERS], ROWS.size * 4 + 4),
+        (through, [LAYERS, ROWS], 4 * (LAYERS.size + 2 * ROWS.size)),
+        (jax.grad(lambda *a: through(*a).sum()), [LAYERS, ROWS], 4 * (2 * LAYERS.size + 512)),
+        (through_three, [LAYERS, ROWS], 4 * (3 * 64**2 + 2 * ROWS.size)),
+        (
+            lambda table, k: jnp.tanh(table[k]).astype(jnp.bfloat16),
+            [spec(*TABLE, dtype=jnp.bfloat16), spec(32, dtype=I32)],
+            2 * 2 * 32 * 64 + 4 * 32,
+        ),
+        (write_row, WRITTEN, 4 * 2 * math.prod(TABLE) + ROW_AND_PLACE),
+        (jax.jit(write_row, donate_argnums=0), WRITTEN, ROW_AND_PLACE),
+        (
+            jax.jit(write_and_read, donate_argnums=0),
+            WRITTEN,
+            4 * (math.prod(TABLE) + TABLE[0]) + ROW_AND_PLACE,
+        ),
+    ],
+    ids="kept unused scan gradient loop gather update in-place cache".split(),
+)
+def test_what_no_compiler_spares_is_arguments_in_and_results_out(fn, args, moved):
+    assert cost(fn, *args).compulsory_bytes == moved
+
+
+def test_of_two_branches_the_one_that_reads_less_is_sure():
+    def either(flag, x):
+        return jax.lax.cond(flag, lambda x: x.sum(), lambda x: x[3].sum(), x)
+
+    c = cost(either, spec(dtype=jnp.bool_), spec(64, 64, dtype=F32))
+    assert 4 * (64 + 1) <= c.compulsory_bytes <= 4 * (64 + 1) + 1
 
 
 def test_complex_products_run_at_the_rate_of_their_parts():

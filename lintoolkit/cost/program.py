@@ -10,6 +10,7 @@ from lintoolkit.cost.hlo import read_module
 from lintoolkit.cost.kernels import pallas_kernels
 from lintoolkit.cost.report import Cost, View, view
 from lintoolkit.cost.stages import Stages, compile_stages
+from lintoolkit.cost.traffic import compulsory_bytes
 from lintoolkit.cost.walk import Kernels, Loop, Rule, WhileTrips, count_module, names_scope
 
 
@@ -119,12 +120,13 @@ def _lower(
 
 
 def _price(stages: Stages, name: str, while_trips: WhileTrips | None, cond: Rule) -> Cost:
+    modules = {}
     options: Any = {"while_trips": while_trips, "cond": cond, "kernels": stages.kernels}
 
     def read(stage: str, data: bytes | None) -> View | None:
         if data is None:
             return None
-        module = read_module(data)
+        modules[stage] = module = read_module(data)
         return view(stage, count_module(module, **options))
 
     lowered, compiled = read("lowered", stages.lowered), read("compiled", stages.compiled)
@@ -145,6 +147,9 @@ def _price(stages: Stages, name: str, while_trips: WhileTrips | None, cond: Rule
         xla_flops=stages.xla_flops,
         memory=stages.memory,
         read_from=stages.read_from,
+        compulsory_bytes=compulsory_bytes(
+            modules[totals.stage], stages.memory.aliased if stages.memory else 0
+        ),
     )
 
 

@@ -33,6 +33,7 @@ class Device:
         memory: Bytes of it, or None where nobody says.
         vector: FLOP/s in float32 outside products, or None where nobody says.
         source: Where the figures are from.
+        platform: What JAX calls its platform (``"cpu"``, ``"gpu"``, ``"tpu"``), or None.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Device:
     memory: Number | None
     source: str
     vector: Number | None = None
+    platform: str | None = None
 
     def __post_init__(self) -> None:
         rates = {"bytes_per_second": self.bytes_per_second, **self.peak}
@@ -128,6 +130,7 @@ DEVICES = tuple(
         memory=memory,
         vector=vector,
         source=source,
+        platform="tpu" if name.startswith("TPU") else "gpu",
     )
     for name, peak, speed, memory, vector, source in _TABLE
 )
@@ -197,6 +200,8 @@ class Roofline:
         bytes: Bytes read and written.
         compute_seconds: How long the FLOPs take at the device's peaks.
         memory_seconds: How long the bytes take at its bandwidth.
+        compiled_for: The other platform that the program was compiled for, so that `bytes` are
+            those of its arguments and results alone; None where they are all it moves.
     """
 
     device: Device
@@ -204,6 +209,7 @@ class Roofline:
     bytes: Number
     compute_seconds: float
     memory_seconds: float
+    compiled_for: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -244,10 +250,13 @@ class Roofline:
 
     def __str__(self) -> str:
         """One sentence."""
+        moved = ""
+        if self.compiled_for:
+            moved = f" (arguments and results alone, as compiled for {self.compiled_for})"
         return (
-            f"{self.device.name}: bound by {self.bound}, {self.intensity:.3g} FLOP a byte "
-            f"against a ridge of {self.ridge:.3g}; at least {self.seconds:.3g} s, at most "
-            f"{self.attainable:.3g} FLOP/s, {self.share_of_peak:.3g} of the peak"
+            f"{self.device.name}: bound by {self.bound}, {self.intensity:.3g} FLOP a byte"
+            f"{moved} against a ridge of {self.ridge:.3g}; at least {self.seconds:.3g} s, at "
+            f"most {self.attainable:.3g} FLOP/s, {self.share_of_peak:.3g} of the peak"
         )
 
 
@@ -403,6 +412,7 @@ def measure_device(*dtypes: DTypeLike, n: int = 4096) -> Device:
         bytes_per_second=2 * numbers.nbytes / seconds,
         memory=(here.memory_stats() or {}).get("bytes_limit"),
         source=f"measured, median of 5, products of {n} rows",
+        platform=here.platform,
     )
 
 
