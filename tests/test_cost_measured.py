@@ -15,6 +15,13 @@ from lintoolkit.cost import cost
 RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "gpu"
 
 
+@pytest.fixture(autouse=True)
+def at_default_precision():
+    """As programs are written; the other tests ask for all that there is."""
+    with jax.default_matmul_precision(None):
+        yield
+
+
 def rows(name):
     return json.loads((RESULTS / f"{name}.json").read_text())["rows"]
 

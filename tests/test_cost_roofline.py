@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,13 @@ TOY = Device(
     vector=10.0,
     source="made up",
 )
+
+
+@pytest.fixture(autouse=True)
+def at_default_precision():
+    """As programs are written; the other tests ask for all that there is."""
+    with jax.default_matmul_precision(None):
+        yield
 
 
 def spec(*shape, dtype):
@@ -228,6 +236,42 @@ def test_of_two_branches_the_one_that_reads_less_is_sure():
 def test_complex_products_run_at_the_rate_of_their_parts():
     c = matmul(8, 8, 8, jnp.complex64)
     assert c.roofline(TOY).compute_seconds == pytest.approx(8 * 8**3 / 100)
+
+
+@pytest.mark.parametrize(
+    ("device", "high", "highest"),
+    [
+        ("H100", 494.7e12, 66.9e12),
+        ("A100", 156e12, 19.5e12),
+        ("V100", 15.7e12, 15.7e12),  # nothing faster to leave
+        ("v5p", 459e12 / 3, 459e12 / 6),
+        (dataclasses.replace(TOY, vector=None), 100, 100),  # nobody says
+        (dataclasses.replace(TOY, peak={"f32": 100, "f32 highest": 60}), 100, 60),
+    ],
+)
+def test_products_of_full_precision_run_at_their_own_rate(device, high, highest):
+    x = spec(64, 64, dtype=F32)
+    images, kernel = spec(2, 3, 8, 8, dtype=F32), spec(4, 3, 3, 3, dtype=F32)
+    convolve = lambda x, k, **o: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", **o)
+    for fn, args in ((jnp.matmul, (x, x)), (convolve, (images, kernel))):
+        for precision, rate in ((None, None), ("high", high), ("highest", highest)):
+            asked = lambda *args, fn=fn, p=precision: jax.grad(
+                lambda *args: fn(*args, precision=p).sum()
+            )(*args)
+            c = cost(asked, *args)
+            rate = find_device(device).rate("f32") if rate is None else rate
+            assert c.mfu(1.0, device) == pytest.approx(c.lowered.matmul_flops / rate)
+            assert c.by_dtype() == {"f32": c.flops}  # the type is one
+    c = cost(partial(jnp.matmul, precision="highest"), x, x)
+    assert c.roofline(device).compute_seconds == pytest.approx(2 * 64**3 / highest)
+
+
+def test_precision_is_for_float32_alone():
+    for dtype in (jnp.bfloat16, jnp.complex64, jnp.float64):
+        x = spec(64, 64, dtype=dtype)
+        both = [cost(partial(jnp.matmul, precision=p), x, x) for p in (None, "highest")]
+        plain, full = (c.roofline("H100").compute_seconds for c in both)
+        assert (full > 5 * plain) == (dtype == jnp.complex64)  # whose parts are float32
 
 
 def test_the_table_has_sources_and_no_addresses():

@@ -267,8 +267,8 @@ class Cost(View):
     def roofline(self, device: str | Device) -> Roofline:
         """What bounds the program on a device, and how fast it can be; see `roofline`.
 
-        Products count by the element type that was asked for, as lowered: a CPU's compiler
-        turns bfloat16 into float32. Bytes depend on what was compiled for:
+        Products count by the element type and precision that were asked for, as lowered: a
+        CPU's compiler turns bfloat16 into float32. Bytes depend on what was compiled for:
 
         - The device's own platform: all that the program moves, in the stage that moves fewer,
           since the lowered program is not fused and the compiled one carries upcasts.
@@ -360,9 +360,9 @@ class Cost(View):
         )
 
     def _products(self, *, recomputed: bool = True) -> dict[str, int | float]:
-        """FLOPs of one device's products by the element type that was asked for."""
+        """FLOPs of one device's products by the type and precision that were asked for."""
         asked = totals_of(
-            (op.dtype, op.work.products)
+            (f"{op.dtype} {op.precision}".removesuffix(" default"), op.work.products)
             for op in self.lowered.ops
             if recomputed or phase_of(op.name, trains=True) != "recompute"
         )

@@ -28,7 +28,7 @@ class Device:
         peak: FLOP/s of products by the element type of their operands, as HLO writes it
             (``"f32"``, ``"bf16"``, ``"s8"``; ``"f8"`` and ``"f4"`` stand for all their kinds),
             dense, at JAX's default precision: float32 runs in TF32 on GPUs that have it, in
-            bfloat16 on TPUs.
+            bfloat16 on TPUs. For others see `rate`.
         bytes_per_second: Bandwidth of its memory.
         memory: Bytes of it, or None where nobody says.
         vector: FLOP/s in float32 outside products, or None where nobody says.
@@ -58,19 +58,32 @@ class Device:
     def rate(self, dtype: str) -> Number:
         """FLOP/s of products of one element type; complex ones run at their parts' rate.
 
+        Float32 of ``jax.lax.Precision.HIGHEST`` runs outside the tensor cores of a GPU, at
+        `vector` where that is known; on a TPU it takes six passes in bfloat16, of ``HIGH``
+        three. Elsewhere they have the default's rate.
+
         Args:
-            dtype: As HLO writes it, such as ``"bf16"`` or ``"c64"``.
+            dtype: As HLO writes it, such as ``"bf16"`` or ``"c64"``; for another precision
+                than the default that follows, such as ``"f32 highest"``.
 
         Returns:
-            Its entry in `peak`.
+            Its entry in `peak`, or what follows from it.
 
         Raises:
             ValueError: If there is none: nothing is guessed from another type's rate.
         """
+        if dtype in self.peak:
+            return self.peak[dtype]
+        dtype, _, precision = dtype.partition(" ")
         parts = {"c64": "f32", "c128": "f64", "u8": "s8"}
         for name in (dtype, parts.get(dtype, dtype[:2])):
             if name in self.peak:
-                return self.peak[name]
+                rate = self.peak[name]
+                if name == "f32" and self.platform == "tpu":
+                    return rate / {"high": 3, "highest": 6}.get(precision, 1)
+                if name == "f32" and precision == "highest" and self.vector is not None:
+                    return min(rate, self.vector)
+                return rate
         raise ValueError(
             f"roofline: {self.name} has no known rate for products of {dtype}, only for "
             f"{', '.join(self.peak)}. Cast them, or pass a Device whose peak has {dtype!r}."
@@ -280,7 +293,8 @@ def roofline(
     Args:
         device: A name, see `find_device`, or a `Device`; one that has no rate for one of the
             products is refused.
-        products: FLOP of dots and convolutions by element type, such as ``{"bf16": 2 * n**3}``.
+        products: FLOP of dots and convolutions by element type, such as ``{"bf16": 2 * n**3}``,
+            and by precision where that is not the default, such as ``"f32 highest"``.
         moved: Bytes read and written.
         other: FLOP of everything else.
 
