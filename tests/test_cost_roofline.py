@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+import re
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lintoolkit.cost import DEVICES, Device, cost, find_device, measure_device
+from lintoolkit.cost import DEVICES, Device, compare, cost, find_device, measure_device
 from lintoolkit.cost.roofline import mfu, roofline
 
 H100 = find_device("H100")
@@ -309,6 +311,11 @@ def test_names_are_read_kindly(name, found):
     assert find_device(name).name == found
 
 
+@pytest.mark.usefixtures("as_a_user")
+def test_a_device_of_jax_goes_by_its_kind():
+    assert find_device(SimpleNamespace(device_kind="NVIDIA H200")).name == "H200"
+
+
 @pytest.mark.parametrize("name", ["NVIDIA H100 PCIe", "NVIDIA A100-SXM4-40GB"])
 def test_a_slower_device_is_not_taken_for_its_sibling(name):
     with pytest.raises(ValueError, match="no device is called"):
@@ -339,11 +346,19 @@ def test_measured_ceilings_make_a_device():
         (lambda c: c.plot(depth=0), ValueError, "depth must be at least 1"),
         (lambda _: measure_device(n=0), ValueError, "n must be a whole number"),
         (lambda _: measure_device("int8", n=8), ValueError, "must be floating, got int8"),
+        (lambda c: c.mfu("H100", 1e-3), TypeError, "got str. They come before the device"),
+        (lambda c: c.mfu(jnp.ones(3), "H100"), TypeError, "take float"),
+        (lambda c: c.roofline(jax.devices("cpu")[0]), ValueError, "no device is called 'cpu'"),
+        (lambda c: c.by_scope(depth=None), ValueError, "depth must be at least 1, got None"),
         (lambda _: dataclasses.replace(TOY, bytes_per_second=0), ValueError, "a second, got 0"),
+        (lambda _: dataclasses.replace(TOY, peak={"f32": "1"}), ValueError, "second, got '1'"),
+        (lambda _: dataclasses.replace(TOY, peak={"float32": 1}), ValueError, "as HLO does: "),
+        (lambda c: compare(c, jnp.sin), TypeError, "compare(cost(f, x), cost(g, x))"),
+        (lambda c: compare(jnp.sin, c), TypeError, "both must be costs, got "),
     ],
 )
 def test_bad_calls_get_one_sentence(call, error, message):
-    with pytest.raises(error, match=message.replace("?", r"\?")) as raised:
+    with pytest.raises(error, match=re.escape(message)) as raised:
         call(matmul(4, 4, 4))
     assert "\n" not in str(raised.value)
 

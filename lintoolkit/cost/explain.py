@@ -164,6 +164,9 @@ def compare(first: "Cost", second: "Cost") -> Comparison:
     Returns:
         A `Comparison`; print it for a table.
 
+    Raises:
+        TypeError: If one is no `Cost`.
+
     Examples:
         >>> import jax.numpy as jnp
         >>> from lintoolkit.cost import cost
@@ -172,6 +175,14 @@ def compare(first: "Cost", second: "Cost") -> Comparison:
         >>> print(compare(once, twice).ratios()["products"])
         2.0
     """
+    from lintoolkit.cost.report import Cost  # which imports this module
+
+    for each in (first, second):
+        if not isinstance(each, Cost):
+            raise TypeError(
+                f"compare: both must be costs, got {type(each).__name__}. Price the functions "
+                "first: compare(cost(f, x), cost(g, x))."
+            )
     return Comparison(first, second)
 
 

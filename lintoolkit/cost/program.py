@@ -43,14 +43,15 @@ def cost(
         target: Hardware to compile for instead, present or not: ``"cpu"``, ``"cuda:h100"``,
             ``"tpu:v5e:2x2"``. A process of its own compiles ahead of time, on any machine; see
             `lintoolkit.cost.target`.
-        **kwargs: The function's keyword arguments, alike.
+        **kwargs: The function's keyword arguments, alike. Those called ``while_trips``,
+            ``cond`` or ``target``, as options here are, bind with `functools.partial`.
 
     Returns:
         A `Cost`; print it for a table.
 
     Raises:
-        TypeError: If `fn` cannot be called or priced, or arguments or a target come with a
-            program that already has them.
+        TypeError: If `fn` cannot be called or priced, arguments or a target come with a
+            program that already has them, or `cond` or `target` is no string.
         ValueError: If `while_trips` is negative or names a scope without such a loop, `cond` is
             none of the three, or `target` is unknown, lacks its compiler or is too small.
 
@@ -69,6 +70,13 @@ def cost(
     References:
         Cost conventions: Golub and Van Loan, Matrix Computations, 4th ed. (2013), section 1.1.
     """
+    for option, given in (("cond", cond), ("target", target)):
+        if not isinstance(given, str) and (option == "cond" or given is not None):
+            raise TypeError(
+                f"cost: {option} is an option of cost itself and must be a string, got "
+                f"{type(given).__name__}. Bind an argument of that name to the function: "
+                f"cost(functools.partial(f, {option}=...), ...)."
+            )
     if cond not in get_args(Rule):
         raise ValueError(f"cost: cond must be 'max', 'mean' or 'sum', got {cond!r}.")
     if isinstance(fn, jax.stages.Lowered | jax.stages.Compiled):

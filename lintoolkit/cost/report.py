@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
+import jax
+
 from lintoolkit.cost import explain, plot, tables
 from lintoolkit.cost.names import COMPILER, OTHERS, UNSCOPED, phase_of, scope_of, totals_of
 from lintoolkit.cost.roofline import Device, Roofline, find_device, mfu, roofline
@@ -119,8 +121,11 @@ class View:
         Raises:
             ValueError: If `depth` is not a positive integer.
         """
-        if depth < 1:
-            raise ValueError(f"by_scope: depth must be at least 1, got {depth}.")
+        if not isinstance(depth, int) or depth < 1:
+            raise ValueError(
+                f"by_scope: depth must be at least 1, got {depth!r}. Give a whole number of "
+                "names to keep."
+            )
         pairs = (("/".join(scope_of(op.name)[:depth]), op.work.flops) for op in self.ops)
         return totals_of((name or UNSCOPED, flops) for name, flops in pairs)
 
@@ -264,7 +269,7 @@ class Cost(View):
         """As `View.by_dtype`, of the lowered program: what was asked for, not upcast."""
         return self._named(View.by_dtype)
 
-    def roofline(self, device: str | Device) -> Roofline:
+    def roofline(self, device: str | Device | jax.Device) -> Roofline:
         """What bounds the program on a device, and how fast it can be; see `roofline`.
 
         Products count by the element type and precision that were asked for, as lowered: a
@@ -279,7 +284,8 @@ class Cost(View):
         On several devices all is one device's, as compiled.
 
         Args:
-            device: A name from the table, such as ``"H100"`` or ``"tpu v5e"``, or a `Device`.
+            device: A name from the table, such as ``"H100"`` or ``"tpu v5e"``, a `Device`, or
+                one of `jax.devices`.
 
         Returns:
             A `Roofline`: seconds of arithmetic and of memory, bound, attainable FLOP/s.
@@ -305,7 +311,7 @@ class Cost(View):
         )
         return best if at_home else replace(best, compiled_for=self.platform)
 
-    def mfu(self, seconds: int | float, device: str | Device) -> float:
+    def mfu(self, seconds: int | float, device: str | Device | jax.Device) -> float:
         """Model FLOP utilisation of a run: products / (seconds x peak of their types).
 
         Products that rematerialisation does again are left out, as the term means it; on
@@ -329,7 +335,7 @@ class Cost(View):
 
     def plot(
         self,
-        device: str | Device | None = None,
+        device: str | Device | jax.Device | None = None,
         *,
         others: Sequence["Cost"] = (),
         depth: int = 3,

@@ -11,12 +11,17 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 Number = int | float
+# Types that products may have, as the keys of a device's peaks.
+_PRODUCTS = re.compile(
+    r"f64|f16|bf16|c128|(f32|c64)( high| highest)?|[su](2|4|8|16|32|64)|(f4|f8)\w*"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +50,17 @@ class Device:
     platform: str | None = None
 
     def __post_init__(self) -> None:
+        if unknown := [dtype for dtype in self.peak if not _PRODUCTS.fullmatch(str(dtype))]:
+            raise ValueError(
+                f"Device: peak of {self.name} names {unknown[0]!r}, which is no type of "
+                "products. Name them as HLO does: f64, f32, f16, bf16, f8, f4, c64, c128, s8, "
+                "s4, u8 or the like; with a precision, 'f32 highest'."
+            )
         rates = {"bytes_per_second": self.bytes_per_second, **self.peak}
         if self.vector is not None:
             rates["vector"] = self.vector
         for what, rate in rates.items():
-            if not 0 < rate < math.inf:
+            if not isinstance(rate, Real) or not 0 < rate < math.inf:
                 raise ValueError(
                     f"Device: {what} of {self.name} must be a positive number a second, got "
                     f"{rate!r}. Give FLOP/s and bytes/s, not TFLOP/s."
@@ -160,18 +171,18 @@ _KINDS = {
 }
 
 
-def find_device(device: str | Device) -> Device:
+def find_device(device: str | Device | jax.Device) -> Device:
     """Look a public device up by name: ``"H100"``, ``"a100 80GB"``, ``"tpu-v5e"``, ``"v5e"``.
 
     Args:
-        device: A name, in capitals or not, or what ``jax.devices()[0].device_kind`` says, or a
-            `Device`, which is given back.
+        device: A name, in capitals or not, one of `jax.devices`, which goes by its
+            ``device_kind``, or a `Device`, which is given back.
 
     Returns:
         The device with its figures and their source.
 
     Raises:
-        TypeError: If it is neither.
+        TypeError: If it is none of them.
         ValueError: If the table has no such name.
 
     Examples:
@@ -180,6 +191,7 @@ def find_device(device: str | Device) -> Device:
     """
     if isinstance(device, Device):
         return device
+    device = getattr(device, "device_kind", device)
     if not isinstance(device, str):
         raise TypeError(
             f"find_device: device must be a name or a Device, got {type(device).__name__}. "
@@ -194,7 +206,8 @@ def find_device(device: str | Device) -> Device:
     hint = f"Did you mean {names[near[0]].name!r}? " if near else ""
     raise ValueError(
         f"find_device: no device is called {device!r}. {hint}The table has "
-        f"{', '.join(known.name for known in DEVICES)}; pass a Device for any other."
+        f"{', '.join(known.name for known in DEVICES)}; pass a Device for any other, such as "
+        "measure_device() for the present one."
     )
 
 
@@ -274,7 +287,7 @@ class Roofline:
 
 
 def roofline(
-    device: str | Device,
+    device: str | Device | jax.Device,
     *,
     products: Mapping[str, Number],
     moved: Number,
@@ -332,7 +345,9 @@ def roofline(
     )
 
 
-def mfu(device: str | Device, *, products: Mapping[str, Number], seconds: Number) -> float:
+def mfu(
+    device: str | Device | jax.Device, *, products: Mapping[str, Number], seconds: Number
+) -> float:
     """Model FLOP utilisation: what share of a device's peak a run reached.
 
     With products of $F_t$ FLOP in element type $t$ done in $T$ seconds on one device, it is
@@ -347,7 +362,8 @@ def mfu(device: str | Device, *, products: Mapping[str, Number], seconds: Number
         A share, from 0 to 1 where the time and the device are right.
 
     Raises:
-        ValueError: If `seconds` is not a positive number.
+        TypeError: If `seconds` is not a number.
+        ValueError: If it is not a positive one.
 
     Cost:
         A few divisions.
@@ -359,6 +375,11 @@ def mfu(device: str | Device, *, products: Mapping[str, Number], seconds: Number
     References:
         Chowdhery et al., PaLM: Scaling Language Modeling with Pathways, 2022, appendix B.
     """
+    if not isinstance(seconds, Real):
+        raise TypeError(
+            f"mfu: seconds must be a number, got {type(seconds).__name__}. They come before "
+            "the device, as in c.mfu(1e-3, 'H100'); of an array take float(seconds)."
+        )
     if not 0 < seconds < math.inf:
         raise ValueError(
             f"mfu: seconds must be a positive number, got {seconds!r}. Time a run that ends in "
