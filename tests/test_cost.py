@@ -174,7 +174,9 @@ def test_a_data_dependent_limit_is_a_bound_and_a_dynamic_one_unknown():
     unknown = cost(dynamic, spec(dtype=jnp.int32), spec(8, 8))
     assert (unknown.loops[0].trips, unknown.loops[0].kind) == (1, "unknown")
     assert not unknown.exact
-    assert "unknown" in str(unknown)
+    assert "loop at top level: trips unknown, counted once" in str(unknown)
+    once = cost(dynamic, spec(dtype=jnp.int32), spec(8, 8), while_trips=1)
+    assert "loop at top level: 1 trip, user" in str(once)
     assert "not exact" in str(unknown)
 
 

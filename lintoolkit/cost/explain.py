@@ -1,7 +1,8 @@
 """What compiling changed, and how two programs differ, in words and numbers."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lintoolkit.cost import tables
 from lintoolkit.cost.names import phase_of, scope_of, totals_of
@@ -124,7 +125,8 @@ def _by_dtype(view: "View") -> dict[str, int]:
     return totals_of((op.dtype, op.work.products) for op in view.ops)
 
 
-class Comparison(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Comparison:
     """Two costs side by side; `str()` gives a table of totals and scopes with their ratio."""
 
     first: "Cost"

@@ -293,12 +293,13 @@ def roofline(
     moved: Number,
     other: Number = 0,
 ) -> Roofline:
-    """Bound a program's speed by a device's arithmetic and by its memory.
+    r"""Bound a program's speed by a device's arithmetic and by its memory.
 
     With products of $F_t$ FLOP in element type $t$, $G$ other FLOP and $B$ bytes, the two
-    ceilings are $T_c = sum_t F_t / peak_t + G / vector$ and $T_m = B / bandwidth$. Arithmetic
-    and memory overlap, units of arithmetic take turns, so at best a run takes $max(T_c, T_m)$
-    and reaches $(F + G) / max(T_c, T_m)$ FLOP/s. Latency, caches and launches are left out: it
+    ceilings are $T_c = \sum_t F_t / \mathrm{peak}_t + G / \mathrm{vector}$ and
+    $T_m = B / \mathrm{bandwidth}$. Arithmetic and memory overlap, units of arithmetic take
+    turns, so at best a run takes $\max(T_c, T_m)$ and reaches
+    $(\sum_t F_t + G) / \max(T_c, T_m)$ FLOP/s. Latency, caches and launches are left out: it
     is a ceiling, not a forecast. All other FLOP run at the float32 rate outside products; where
     nobody publishes one (TPUs), they count neither as work nor as time, since any rate would be
     a guess and they are few beside the products.
@@ -348,10 +349,11 @@ def roofline(
 def mfu(
     device: str | Device | jax.Device, *, products: Mapping[str, Number], seconds: Number
 ) -> float:
-    """Model FLOP utilisation: what share of a device's peak a run reached.
+    r"""Model FLOP utilisation: what share of a device's peak a run reached.
 
     With products of $F_t$ FLOP in element type $t$ done in $T$ seconds on one device, it is
-    $sum_t (F_t / peak_t) / T$, which for one type is $F / (T peak)$. Products alone count.
+    $\sum_t (F_t / \mathrm{peak}_t) / T$, which for one type is
+    $F / (T \, \mathrm{peak})$. Products alone count.
 
     Args:
         device: A name, see `find_device`, or a `Device`.
