@@ -174,6 +174,14 @@ def test_all_bytes_count_only_on_the_platform_that_was_compiled_for():
         assert there.roofline(here).compiled_for == target
 
 
+def test_work_that_another_compiler_adds_does_not_count():
+    c = cost(lambda x: jnp.maximum(x, 0) * 3, spec(64, 64, dtype=jnp.float32))
+    again = dataclasses.replace(c.compiled, ops=2 * c.ops)  # as where a fusion does it anew
+    twice = dataclasses.replace(c, ops=2 * c.ops, compiled=again)
+    assert twice.roofline("H100").flops == c.lowered.flops == 2 * 64**2
+    assert twice.roofline(dataclasses.replace(H100, platform="cpu")).flops == 4 * 64**2
+
+
 F32, I32 = jnp.float32, jnp.int32
 LAYERS, ROWS, TABLE = spec(12, 64, 64, dtype=F32), spec(8, 64, dtype=F32), (4096, 64)
 
@@ -398,6 +406,7 @@ def test_roofline_picture_has_every_program_under_the_roof(tmp_path):
         best = c.roofline("H100")
         assert point.get_xdata() == pytest.approx([best.intensity])
         assert point.get_ydata() == pytest.approx([best.attainable / 1e12])
+    assert roof.get_xlabel() == "FLOP per byte of arguments and results alone"
     assert texts(roof) == ["989.4 TFLOP/s from 295 FLOP per byte on"]
     assert "matmul: memory, 14% of peak" in roof.get_legend().texts[0].get_text()
     figure.savefig(tmp_path / "roofline.png")

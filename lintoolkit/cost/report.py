@@ -278,7 +278,8 @@ class Cost(View):
         - The device's own platform: all that the program moves, in the stage that moves fewer,
           since the lowered program is not fused and the compiled one carries upcasts.
         - Another one, such as the CPU for ``"H100"``: `compulsory_bytes` alone, since how much
-          goes through memory in between is each compiler's affair. The bound is then looser;
+          goes through memory in between is each compiler's affair, and of the work beside
+          products that of the stage that does less. The bound is then looser;
           ``cost(..., target="cuda:h100")`` compiles for the device.
 
         On several devices all is one device's, as compiled.
@@ -303,11 +304,12 @@ class Cost(View):
         at_home = platform == on.platform
         stages = [self.compiled, self.lowered] if self.devices == 1 else [self.compiled]
         moved = min(stage.bytes_accessed for stage in stages)
+        other = min(stage.flops - stage.matmul_flops for stage in stages)
         best = roofline(
             on,
             products=self._products(),
             moved=moved if at_home else self.compulsory_bytes,
-            other=self.flops - self.matmul_flops,
+            other=self.flops - self.matmul_flops if at_home else other,
         )
         return best if at_home else replace(best, compiled_for=self.platform)
 

@@ -38,7 +38,8 @@ class Device:
         memory: Bytes of it, or None where nobody says.
         vector: FLOP/s in float32 outside products, or None where nobody says.
         source: Where the figures are from.
-        platform: What JAX calls its platform (``"cpu"``, ``"gpu"``, ``"tpu"``), or None.
+        platform: What JAX calls its platform (``"cpu"``, ``"gpu"``, ``"tpu"``), or None
+            for one that nothing was compiled for.
     """
 
     name: str
