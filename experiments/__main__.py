@@ -288,4 +288,12 @@ def print_results(records: list[dict], scope: dict[str, Claim], out: Path) -> in
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        try:
+            status = main()
+        finally:  # after --help too
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

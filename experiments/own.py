@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 SIDE = 32  # pixels to which a photograph is brought
 PIXELS = 2**27  # of a photograph at most, and at most so many to a byte of its file
@@ -86,8 +86,11 @@ def thumbnail(file: Path) -> np.ndarray:
             image.draft("L", (2 * SIDE, 2 * SIDE))  # a JPEG need not be decoded whole
             return np.asarray(image.convert("L").resize((SIDE, SIDE)))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # Pillow names the stream that it is given, which nobody knows.
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no format that it knows" if unknown else error
         raise ValueError(
-            f"{file}: expected a photograph that Pillow can read, got {what(file)} ({error})"
+            f"{file}: expected a photograph that Pillow can read, got {what(file)} ({reason})"
         ) from None
 
 
@@ -185,4 +188,5 @@ def what(path: Path) -> str:
     """What a path is, in words."""
     if not path.exists():
         return "nothing"
-    return "a folder" if path.is_dir() else f"a file of {path.stat().st_size:,} bytes"
+    size = path.stat().st_size
+    return "a folder" if path.is_dir() else f"a file of {size:,} byte{'s' * (size != 1)}"

@@ -132,8 +132,8 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
     A step of the same number is replaced. In a job of many processes all must call this.
 
     Args:
-        manager: ``orbax.checkpoint.CheckpointManager(directory)``; how many steps are kept and
-            the rest is for its options to say.
+        manager: ``orbax.checkpoint.CheckpointManager(directory)``, which wants an absolute
+            path; how many steps are kept and the rest is for its options to say.
         step: The state's number.
         tree: Any pytree of arrays, random keys too; over processes, of global arrays.
 
@@ -294,7 +294,9 @@ def restore(
         other = [path for path in stored if found[path] != stored[path]]
         if not other:
             return Restored(step, tree, skipped)
-        skipped[step] = f"{other[0]} is not what was saved, nor are {len(other) - 1} others"
+        more = len(other) - 1
+        rest = f", nor {'is' if more == 1 else 'are'} {more} other{'s' * (more > 1)}"
+        skipped[step] = f"{other[0]} is not what was saved{rest if more else ''}"
     if skipped:
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in skipped.items())
         raise ValueError(f"restore: no step in {manager.directory} is good. {reasons}.")

@@ -227,7 +227,13 @@ def _main() -> int:
     parser.add_argument("--restarts", type=int, default=10)
     parser.add_argument("command", nargs="+", help="after --")
     options = vars(parser.parse_args())
-    return supervise(options.pop("command"), **options)
+    try:
+        return supervise(options.pop("command"), **options)
+    except ValueError as error:
+        _say(str(error))
+    except OSError as error:  # of the program, or of the address
+        _say(f"{error.strerror}: {error.filename or options['address']}")
+    return 2
 
 
 if __name__ == "__main__":

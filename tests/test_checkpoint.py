@@ -14,7 +14,7 @@ import pytest
 from oracles import draw
 from orbax.checkpoint import CheckpointManager
 
-from lintoolkit import train
+from lintoolkit import checkpoint, train
 from lintoolkit.checkpoint import digest, fingerprint, finish, restore, save
 from lintoolkit.train import fit_in_chunks
 
@@ -297,3 +297,18 @@ def test_sigterm_saves_and_leaves(tmp_path):
         assert manager.latest_step() == 8
         assert signal.getsignal(signal.SIGTERM) is handler
         assert_bits_equal(run(drawn, checkpoint=manager), run(drawn))
+
+
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [(1, "saved[.]"), (2, "saved, nor is 1 other[.]"), (3, "saved, nor are 2 others[.]")],
+)
+def test_what_is_damaged_is_counted(tmp_path, monkeypatch, damaged, said):
+    tree = {name: jnp.arange(3.0) for name in "abcd"}
+    with CheckpointManager(tmp_path) as manager:
+        save(manager, 1, tree)
+        finish(manager)
+        changed = {name: x + float("abcd".index(name) < damaged) for name, x in tree.items()}
+        monkeypatch.setattr(checkpoint, "_read", lambda *_: changed)
+        with pytest.raises(ValueError, match=said):
+            restore(manager, tree)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import operator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -173,7 +174,9 @@ def test_a_data_dependent_limit_is_a_bound_and_a_dynamic_one_unknown():
     unknown = cost(dynamic, spec(dtype=jnp.int32), spec(8, 8))
     assert (unknown.loops[0].trips, unknown.loops[0].kind) == (1, "unknown")
     assert not unknown.exact
-    assert "unknown" in str(unknown)
+    assert "loop at top level: trips unknown, counted once" in str(unknown)
+    once = cost(dynamic, spec(dtype=jnp.int32), spec(8, 8), while_trips=1)
+    assert "loop at top level: 1 trip, user" in str(once)
     assert "not exact" in str(unknown)
 
 
@@ -252,6 +255,20 @@ def test_conditional_counts_the_dearest_branch_and_lists_all():
     assert cost(either, spec(dtype=jnp.bool_), spec(16, 16), cond="mean").flops == both // 2
     with pytest.raises(ValueError, match="cond must be 'max', 'mean' or 'sum', got 'min'"):
         cost(either, spec(dtype=jnp.bool_), spec(16, 16), cond="min")
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("option", ["cond", "target"])
+def test_an_array_is_no_option(option):
+    def loss(x, *, target=0.0, cond=1.0):
+        return ((x @ x - target) * cond).sum()
+
+    x = jnp.ones((64, 64), jnp.float32)
+    with pytest.raises(TypeError, match="must be a string, got ArrayImpl") as raised:
+        cost(loss, x, **{option: x})
+    assert f"functools.partial(f, {option}=...)" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert cost(partial(loss, **{option: x}), x).matmul_flops == 2 * 64**3
 
 
 def conv(image, kernel, **options):

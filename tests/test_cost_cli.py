@@ -42,6 +42,29 @@ def test_trips_of_a_loop_that_nothing_fixes(capsys):
     assert products("--while-trips", "5")["loops"][0]["kind"] == "user"
 
 
+def positive(x):
+    return x[x > 0]
+
+
+def unfinished(x):
+    raise NotImplementedError
+
+
+def looked_up(x):
+    return {}[f"two\nlines {x}"]
+
+
+def leaves(x):
+    sys.exit(x.ndim + 2)
+
+
+@pytest.fixture
+def odd_modules(tmp_path, monkeypatch):
+    (tmp_path / "oddly_leaves.py").write_text("import sys; sys.exit(3)")
+    (tmp_path / "oddly_fails.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -53,9 +76,16 @@ def test_trips_of_a_loop_that_nothing_fixes(capsys):
         (["jax.numpy:dot", "f32[3]", "f32[3]", "--by", "weekday"], "invalid choice: 'weekday'"),
         (["jax.numpy:dot", "f32[3]", "f32[3]", "--depth", "2"], "together with --by scope"),
         (["jax.numpy:dot", "f32[3]", "f32[3]", "--by", "scope", "--depth", "0"], "at least 1"),
+        (["./here.py:f"], "or mymodule:f for a file mymodule.py here"),
+        (["oddly_leaves:f"], "does not name a function (SystemExit: 3)"),
+        (["oddly_fails:f"], "does not name a function (ZeroDivisionError: division by zero)"),
+        ([f"{__name__}:positive", "f32[3]"], "Array boolean indices must be concrete"),
+        ([f"{__name__}:unfinished", "f32[3]"], "error: NotImplementedError"),
+        ([f"{__name__}:looked_up", "f32[3]"], "error: KeyError: "),
+        ([f"{__name__}:leaves", "f32[3]"], "error: SystemExit: 3"),
     ],
 )
-@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.usefixtures("as_a_user", "odd_modules")
 def test_a_bad_call_gets_one_sentence(capsys, call, message):
     assert main(call) == 2
     errors = capsys.readouterr().err

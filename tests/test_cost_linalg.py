@@ -104,3 +104,14 @@ def test_rules_can_be_registered_for_any_custom_call(monkeypatch):
 
     with pytest.raises(ValueError, match="must be a regular expression"):
         register_custom_call("(", lambda _: 0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [(lambda call: call.operands[7].size, "IndexError"), (lambda _: None, "TypeError")],
+)
+def test_a_rule_that_fails_is_named(monkeypatch, rule, said):
+    monkeypatch.setattr(linalg, "_registered", [])
+    register_custom_call("lapack_.*", rule)
+    with pytest.raises(RuntimeError, match=rf"the rule '<lambda>' for 'lapack_\.\*'.*{said}"):
+        cost(jnp.linalg.cholesky, jnp.eye(4, dtype=jnp.float32))

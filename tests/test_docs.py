@@ -180,7 +180,10 @@ def test_pages_hold_signatures_equations_and_examples(tmp_path):
     pytest.importorskip("pdoc", reason="pdoc is in the extra `docs`")
     (command,) = re.findall("^python (-m pdoc .*)$", README.read_text(encoding="utf-8"), re.M)
     words = [*shlex.split(command)[:-1], str(tmp_path)]
-    subprocess.run([sys.executable, *words], check=True, cwd=ROOT.parent)
+    run = subprocess.run(
+        [sys.executable, *words], check=True, cwd=ROOT.parent, capture_output=True, text=True
+    )
+    assert "Warn" not in run.stderr
     text = lambda name: html.unescape(
         re.sub("<[^>]*>", "", (tmp_path / name).read_text(encoding="utf-8"))
     )
@@ -196,3 +199,11 @@ def test_pages_hold_signatures_equations_and_examples(tmp_path):
     assert ">>> print(attention(q, q, v, causal=True).ravel())" in attention
     assert "A tour in ten minutes" in text("lintoolkit.html")
     assert "Coming from PyTorch" in text("lintoolkit.html")
+
+
+def test_equations_name_functions_as_mathjax_does():
+    bare = re.compile(r"\$[^$\n]*(?<![\\\w{])(?:sum|max|min|exp|log)\b[^$\n]*\$")
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+                assert not bare.findall(ast.get_docstring(node) or ""), path

@@ -100,6 +100,17 @@ def test_list_names_everything_without_importing_jax():
         assert re.search(rf"^  {name} +\d+ claims  {re.escape(title)}$", done.stdout, re.M)
 
 
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    call = [sys.executable, "-m", "experiments", "list"]
+    with subprocess.Popen(
+        call, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()  # before anything is written
+        said = process.stderr.read().decode()
+    assert process.returncode == 1
+    assert not said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -9,6 +9,7 @@ import pytest
 
 import lintoolkit
 from experiments import reliability
+from lintoolkit import launch
 from lintoolkit.launch import member, supervise
 
 ROOT = Path(lintoolkit.__file__).parent.parent
@@ -37,6 +38,23 @@ if mark.read_text() == "first":
     assert (
         "the first with status 3: starting all again, 9 restarts left" in capfd.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["1", "--", "./no-such-program"], "No such file or directory: ./no-such-program"),
+        (["0", "--", "true"], "processes must be a whole number of at least 1, got 0."),
+        (["2", "--here", "1", "--", "true"], "address must name a port that all hosts know"),
+    ],
+)
+def test_a_bad_command_line_is_one_sentence(monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(sys, "argv", ["launch", "--processes", *arguments])
+    assert launch._main() == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("launch: ")
+    assert said in errors
+    assert errors.count("\n") == 1
 
 
 def test_a_process_that_stands_still_ends_itself(capfd):

@@ -60,17 +60,22 @@ def find_function(name: str) -> object:
         What the name stands for.
 
     Raises:
-        ValueError: If there is no such module or name in it.
+        ValueError: If there is no such module or name in it, or importing it fails.
     """
     module, colon, path = name.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(
+            f"{name!r} does not name a function; write module:function, such as jax.numpy:dot, "
+            "or mymodule:f for a file mymodule.py here."
+        )
     try:
         found: object = importlib.import_module(module)
         for part in path.split(".") if colon else [""]:
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # a module may do anything
         raise ValueError(
-            f"{name!r} does not name a function ({error}); write module:function, such as "
-            "jax.numpy:dot."
+            f"{name!r} does not name a function ({_said(error)}); write module:function, such "
+            "as jax.numpy:dot."
         ) from error
     return found
 
@@ -79,6 +84,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0 when a table was printed, 2 for a bad call."""
     try:
         options = _options(arguments)
+    except (argparse.ArgumentError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
         sys.path.insert(0, str(Path.cwd()))
         if any("64[" in text or "128[" in text for text in options.shapes):
             jax.config.update("jax_enable_x64", True)
@@ -87,14 +96,21 @@ def main(arguments: list[str] | None = None) -> int:
         given = {name: value for name, value in given.items() if value is not None}
         priced = cost(find_function(options.function), *shapes, **given)  # type: ignore[arg-type]
         parts = _parts(priced, options.by, options.depth) if options.by else None
-    except (argparse.ArgumentError, ImportError, TypeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (Exception, SystemExit) as error:  # so may a function
+        print(f"error: {_said(error)}", file=sys.stderr)
         return 2
     if options.json:
         print(json.dumps(priced.to_dict() if parts is None else parts, indent=2))
     else:
         print(priced if parts is None else _table(parts))
     return 0
+
+
+def _said(error: BaseException) -> str:
+    """The first line of an error, with its kind where that is not plain from it."""
+    first = str(error).strip().partition("\n")[0]
+    plain = isinstance(error, ImportError | AttributeError | TypeError | ValueError)
+    return first if plain and first else f"{type(error).__name__}: {first}".rstrip(": ")
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

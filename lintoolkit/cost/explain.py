@@ -1,7 +1,8 @@
 """What compiling changed, and how two programs differ, in words and numbers."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lintoolkit.cost import tables
 from lintoolkit.cost.names import phase_of, scope_of, totals_of
@@ -139,7 +140,8 @@ def _by_dtype(view: "View") -> dict[str, int]:
     return totals_of((op.dtype, op.work.products) for op in view.ops)
 
 
-class Comparison(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Comparison:
     """Two costs side by side; `str()` gives a table of totals and scopes with their ratio."""
 
     first: "Cost"
@@ -179,6 +181,9 @@ def compare(first: "Cost", second: "Cost") -> Comparison:
     Returns:
         A `Comparison`; print it for a table.
 
+    Raises:
+        TypeError: If one is no `Cost`.
+
     Examples:
         >>> import jax.numpy as jnp
         >>> from lintoolkit.cost import cost
@@ -187,6 +192,14 @@ def compare(first: "Cost", second: "Cost") -> Comparison:
         >>> print(compare(once, twice).ratios()["products"])
         2.0
     """
+    from lintoolkit.cost.report import Cost  # which imports this module
+
+    for each in (first, second):
+        if not isinstance(each, Cost):
+            raise TypeError(
+                f"compare: both must be costs, got {type(each).__name__}. Price the functions "
+                "first: compare(cost(f, x), cost(g, x))."
+            )
     return Comparison(first, second)
 
 

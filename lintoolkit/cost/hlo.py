@@ -184,6 +184,17 @@ class Instruction:
         )
         return left, right, left_batch, right_batch
 
+    @property
+    def precision(self) -> str:
+        """What a product asks for: "default", "high" or "highest"; of two, the lower."""
+        if 51 not in self.raw:
+            return "default"
+        fields = _fields(self.raw[51][-1])
+        if _integer(fields, 2) == 11:  # the algorithm of float32 throughout
+            return "highest"
+        asked = min(_integers(fields.get(1, ())), default=0)
+        return {1: "high", 2: "highest"}.get(asked, "default")
+
     @cached_property
     def ragged_group(self) -> list[int]:
         """The group sides of a ragged product's right operand."""

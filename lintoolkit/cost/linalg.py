@@ -214,6 +214,9 @@ def price_call(i: Instruction) -> Priced | None:
 
     Returns:
         The whole batch's FLOPs.
+
+    Raises:
+        RuntimeError: If a registered rule fails.
     """
     results = i.shape.parts or (i.shape,)
     attributes = {k: int(v) for k, v in re.findall(r"(\w+) = (-?\d+) :", i.text(43))}
@@ -222,8 +225,17 @@ def price_call(i: Instruction) -> Priced | None:
     call = Call(i.target, operands, results, attributes | truths)
     for pattern, rule in _registered:
         if pattern.fullmatch(i.target):
-            found = rule(call)
-            return found if isinstance(found, Priced) else Priced(found)
+            try:
+                found = rule(call)
+                known = found if isinstance(found, Priced) else Priced(found)
+                round(known.flops)
+            except Exception as error:
+                raise RuntimeError(
+                    f"register_custom_call: the rule {getattr(rule, '__name__', rule)!r} for "
+                    f"{pattern.pattern!r} failed on the call {i.target!r} "
+                    f"({type(error).__name__}: {error}). It must give a number of FLOPs."
+                ) from error
+            return known
     library = _LIBRARY.match(i.target)
     name = library[1] if library else _NAMED.get(i.target, "")
     routine = _ROUTINES.get(_SAME.get(name, name))

@@ -87,8 +87,10 @@ def _draw_roofline(axes: Any, rooflines: Mapping[str, Roofline]) -> None:
             markeredgecolor="white",
             label=f"{name}: {line.bound}, {line.share_of_peak:.0%} of peak",
         )
+    alone = any(line.compiled_for for line in lines)
+    xlabel = "FLOP per byte" + " of arguments and results alone" * alone
     axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(None, 2.5 * roofs[0]))
-    axes.set(xlabel="FLOP per byte", ylabel=f"attainable {unit}", title=device.name)
+    axes.set(xlabel=xlabel, ylabel=f"attainable {unit}", title=device.name)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter("")

@@ -10,6 +10,7 @@ from lintoolkit.cost.hlo import read_module
 from lintoolkit.cost.kernels import pallas_kernels
 from lintoolkit.cost.report import Cost, View, view
 from lintoolkit.cost.stages import Stages, compile_stages
+from lintoolkit.cost.traffic import compulsory_bytes
 from lintoolkit.cost.walk import (
     Kernels,
     Loop,
@@ -50,14 +51,15 @@ def cost(
         target: Hardware to compile for instead, present or not: ``"cpu"``, ``"cuda:h100"``,
             ``"tpu:v5e:2x2"``. A process of its own compiles ahead of time, on any machine; see
             `lintoolkit.cost.target`.
-        **kwargs: The function's keyword arguments, alike.
+        **kwargs: The function's keyword arguments, alike. Those called ``while_trips``,
+            ``cond`` or ``target``, as options here are, bind with `functools.partial`.
 
     Returns:
         A `Cost`; print it for a table.
 
     Raises:
-        TypeError: If `fn` cannot be called or priced, or arguments or a target come with a
-            program that already has them.
+        TypeError: If `fn` cannot be called or priced, arguments or a target come with a
+            program that already has them, or `cond` or `target` is no string.
         ValueError: If `while_trips` is no whole number, is negative, raises or names a scope
             without such a loop, `cond` is none of the three, or `target` is unknown, lacks its
             compiler or is too small.
@@ -77,6 +79,13 @@ def cost(
     References:
         Cost conventions: Golub and Van Loan, Matrix Computations, 4th ed. (2013), section 1.1.
     """
+    for option, given in (("cond", cond), ("target", target)):
+        if not isinstance(given, str) and (option == "cond" or given is not None):
+            raise TypeError(
+                f"cost: {option} is an option of cost itself and must be a string, got "
+                f"{type(given).__name__}. Bind an argument of that name to the function: "
+                f"cost(functools.partial(f, {option}=...), ...)."
+            )
     if cond not in get_args(Rule):
         raise ValueError(f"cost: cond must be 'max', 'mean' or 'sum', got {cond!r}.")
     if not (while_trips is None or callable(while_trips) or isinstance(while_trips, Mapping)):
@@ -139,12 +148,13 @@ def _lower(
 
 
 def _price(stages: Stages, name: str, while_trips: WhileTrips | None, cond: Rule) -> Cost:
+    modules = {}
     options: Any = {"while_trips": while_trips, "cond": cond, "kernels": stages.kernels}
 
     def read(stage: str, data: bytes | None) -> View | None:
         if data is None:
             return None
-        module = read_module(data)
+        modules[stage] = module = read_module(data)
         return view(stage, count_module(module, **options))
 
     lowered, compiled = read("lowered", stages.lowered), read("compiled", stages.compiled)
@@ -165,6 +175,9 @@ def _price(stages: Stages, name: str, while_trips: WhileTrips | None, cond: Rule
         xla_flops=stages.xla_flops,
         memory=stages.memory,
         read_from=stages.read_from,
+        compulsory_bytes=compulsory_bytes(
+            modules[totals.stage], stages.memory.aliased if stages.memory else 0
+        ),
     )
 
 

@@ -1,12 +1,14 @@
 """What a program costs, as people read it: totals, parts, and the two stages side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
+
+import jax
 
 from lintoolkit.cost import explain, plot, tables
 from lintoolkit.cost.names import COMPILER, OTHERS, UNSCOPED, phase_of, scope_of, totals_of
-from lintoolkit.cost.roofline import Device, Roofline, mfu, roofline
+from lintoolkit.cost.roofline import Device, Roofline, find_device, mfu, roofline
 from lintoolkit.cost.walk import Branches, Collective, Loop, Op, Tally
 
 
@@ -119,8 +121,11 @@ class View:
         Raises:
             ValueError: If `depth` is not a positive integer.
         """
-        if depth < 1:
-            raise ValueError(f"by_scope: depth must be at least 1, got {depth}.")
+        if not isinstance(depth, int) or depth < 1:
+            raise ValueError(
+                f"by_scope: depth must be at least 1, got {depth!r}. Give a whole number of "
+                "names to keep."
+            )
         pairs = (("/".join(scope_of(op.name)[:depth]), op.work.flops) for op in self.ops)
         return totals_of((name or UNSCOPED, flops) for name, flops in pairs)
 
@@ -219,6 +224,8 @@ class Cost(View):
         xla_flops: ``cost_analysis()["flops"]``, or None where XLA gives none.
         memory: Bytes held on each device, or None where the runtime does not say.
         read_from: Which of JAX's accessors gave the compiled program.
+        compulsory_bytes: Bytes of its arguments that one device has to read and of its results
+            that it has to write, each once: what no compiler spares it.
     """
 
     name: str
@@ -229,6 +236,7 @@ class Cost(View):
     xla_flops: int | None
     memory: Memory | None
     read_from: str
+    compulsory_bytes: int
 
     @property
     def global_flops(self) -> int:
@@ -261,16 +269,24 @@ class Cost(View):
         """As `View.by_dtype`, of the lowered program: what was asked for, not upcast."""
         return self._named(View.by_dtype)
 
-    def roofline(self, device: str | Device) -> Roofline:
+    def roofline(self, device: str | Device | jax.Device) -> Roofline:
         """What bounds the program on a device, and how fast it can be; see `roofline`.
 
-        Products count by the element type that was asked for, as lowered: a CPU's compiler
-        turns bfloat16 into float32. Bytes are those of the stage that moves fewer, since the
-        lowered program is not fused and the compiled one carries such upcasts; on several
-        devices both are one device's, as compiled.
+        Products count by the element type and precision that were asked for, as lowered: a
+        CPU's compiler turns bfloat16 into float32. Bytes depend on what was compiled for:
+
+        - The device's own platform: all that the program moves, in the stage that moves fewer,
+          since the lowered program is not fused and the compiled one carries upcasts.
+        - Another one, such as the CPU for ``"H100"``: `compulsory_bytes` alone, since how much
+          goes through memory in between is each compiler's affair, and of the work beside
+          products that of the stage that does less. The bound is then looser;
+          ``cost(..., target="cuda:h100")`` compiles for the device.
+
+        On several devices all is one device's, as compiled.
 
         Args:
-            device: A name from the table, such as ``"H100"`` or ``"tpu v5e"``, or a `Device`.
+            device: A name from the table, such as ``"H100"`` or ``"tpu v5e"``, a `Device`, or
+                one of `jax.devices`.
 
         Returns:
             A `Roofline`: seconds of arithmetic and of memory, bound, attainable FLOP/s.
@@ -280,18 +296,24 @@ class Cost(View):
             >>> from lintoolkit.cost import cost
             >>> half = jax.ShapeDtypeStruct((4096, 4096), "float16")
             >>> best = cost(jnp.matmul, half, half).roofline("H100")
-            >>> print(best.bound, round(best.intensity), round(best.ridge))
-            compute 1365 295
+            >>> print(best.bound, round(best.intensity), round(best.ridge), best.compiled_for)
+            compute 1365 295 cpu
         """
+        on = find_device(device)
+        platform = self.platform.partition(":")[0].replace("cuda", "gpu")
+        at_home = platform == on.platform
         stages = [self.compiled, self.lowered] if self.devices == 1 else [self.compiled]
-        return roofline(
-            device,
+        moved = min(stage.bytes_accessed for stage in stages)
+        other = min(stage.flops - stage.matmul_flops for stage in stages)
+        best = roofline(
+            on,
             products=self._products(),
-            moved=min(stage.bytes_accessed for stage in stages),
-            other=self.flops - self.matmul_flops,
+            moved=moved if at_home else self.compulsory_bytes,
+            other=self.flops - self.matmul_flops if at_home else other,
         )
+        return best if at_home else replace(best, compiled_for=self.platform)
 
-    def mfu(self, seconds: int | float, device: str | Device) -> float:
+    def mfu(self, seconds: int | float, device: str | Device | jax.Device) -> float:
         """Model FLOP utilisation of a run: products / (seconds x peak of their types).
 
         Products that rematerialisation does again are left out, as the term means it; on
@@ -315,7 +337,7 @@ class Cost(View):
 
     def plot(
         self,
-        device: str | Device | None = None,
+        device: str | Device | jax.Device | None = None,
         *,
         others: Sequence["Cost"] = (),
         depth: int = 3,
@@ -346,9 +368,9 @@ class Cost(View):
         )
 
     def _products(self, *, recomputed: bool = True) -> dict[str, int | float]:
-        """FLOPs of one device's products by the element type that was asked for."""
+        """FLOPs of one device's products by the type and precision that were asked for."""
         asked = totals_of(
-            (op.dtype, op.work.products)
+            (f"{op.dtype} {op.precision}".removesuffix(" default"), op.work.products)
             for op in self.lowered.ops
             if recomputed or phase_of(op.name, trains=True) != "recompute"
         )
@@ -371,6 +393,7 @@ class Cost(View):
             "memory": self.memory and {**self.memory._asdict(), "total": self.memory.total},
             "read_from": self.read_from,
             "xla_flops": self.xla_flops,
+            "compulsory_bytes": self.compulsory_bytes,
             **View.to_dict(self),
             "lowered": self.lowered.to_dict(),
             "compiled": self.compiled.to_dict(),

@@ -11,12 +11,17 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 Number = int | float
+# Types that products may have, as the keys of a device's peaks.
+_PRODUCTS = re.compile(
+    r"f64|f16|bf16|c128|(f32|c64)( high| highest)?|[su](2|4|8|16|32|64)|(f4|f8)\w*"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +33,13 @@ class Device:
         peak: FLOP/s of products by the element type of their operands, as HLO writes it
             (``"f32"``, ``"bf16"``, ``"s8"``; ``"f8"`` and ``"f4"`` stand for all their kinds),
             dense, at JAX's default precision: float32 runs in TF32 on GPUs that have it, in
-            bfloat16 on TPUs.
+            bfloat16 on TPUs. For others see `rate`.
         bytes_per_second: Bandwidth of its memory.
         memory: Bytes of it, or None where nobody says.
         vector: FLOP/s in float32 outside products, or None where nobody says.
         source: Where the figures are from.
+        platform: What JAX calls its platform (``"cpu"``, ``"gpu"``, ``"tpu"``), or None
+            for one that nothing was compiled for.
     """
 
     name: str
@@ -41,13 +48,20 @@ class Device:
     memory: Number | None
     source: str
     vector: Number | None = None
+    platform: str | None = None
 
     def __post_init__(self) -> None:
+        if unknown := [dtype for dtype in self.peak if not _PRODUCTS.fullmatch(str(dtype))]:
+            raise ValueError(
+                f"Device: peak of {self.name} names {unknown[0]!r}, which is no type of "
+                "products. Name them as HLO does: f64, f32, f16, bf16, f8, f4, c64, c128, s8, "
+                "s4, u8 or the like; with a precision, 'f32 highest'."
+            )
         rates = {"bytes_per_second": self.bytes_per_second, **self.peak}
         if self.vector is not None:
             rates["vector"] = self.vector
         for what, rate in rates.items():
-            if not 0 < rate < math.inf:
+            if not isinstance(rate, Real) or not 0 < rate < math.inf:
                 raise ValueError(
                     f"Device: {what} of {self.name} must be a positive number a second, got "
                     f"{rate!r}. Give FLOP/s and bytes/s, not TFLOP/s."
@@ -56,19 +70,32 @@ class Device:
     def rate(self, dtype: str) -> Number:
         """FLOP/s of products of one element type; complex ones run at their parts' rate.
 
+        Float32 of ``jax.lax.Precision.HIGHEST`` runs outside the tensor cores of a GPU, at
+        `vector` where that is known; on a TPU it takes six passes in bfloat16, of ``HIGH``
+        three. Elsewhere they have the default's rate.
+
         Args:
-            dtype: As HLO writes it, such as ``"bf16"`` or ``"c64"``.
+            dtype: As HLO writes it, such as ``"bf16"`` or ``"c64"``; for another precision
+                than the default that follows, such as ``"f32 highest"``.
 
         Returns:
-            Its entry in `peak`.
+            Its entry in `peak`, or what follows from it.
 
         Raises:
             ValueError: If there is none: nothing is guessed from another type's rate.
         """
+        if dtype in self.peak:
+            return self.peak[dtype]
+        dtype, _, precision = dtype.partition(" ")
         parts = {"c64": "f32", "c128": "f64", "u8": "s8"}
         for name in (dtype, parts.get(dtype, dtype[:2])):
             if name in self.peak:
-                return self.peak[name]
+                rate = self.peak[name]
+                if name == "f32" and self.platform == "tpu":
+                    return rate / {"high": 3, "highest": 6}.get(precision, 1)
+                if name == "f32" and precision == "highest" and self.vector is not None:
+                    return min(rate, self.vector)
+                return rate
         raise ValueError(
             f"roofline: {self.name} has no known rate for products of {dtype}, only for "
             f"{', '.join(self.peak)}. Cast them, or pass a Device whose peak has {dtype!r}."
@@ -128,6 +155,7 @@ DEVICES = tuple(
         memory=memory,
         vector=vector,
         source=source,
+        platform="tpu" if name.startswith("TPU") else "gpu",
     )
     for name, peak, speed, memory, vector, source in _TABLE
 )
@@ -144,18 +172,18 @@ _KINDS = {
 }
 
 
-def find_device(device: str | Device) -> Device:
+def find_device(device: str | Device | jax.Device) -> Device:
     """Look a public device up by name: ``"H100"``, ``"a100 80GB"``, ``"tpu-v5e"``, ``"v5e"``.
 
     Args:
-        device: A name, in capitals or not, or what ``jax.devices()[0].device_kind`` says, or a
-            `Device`, which is given back.
+        device: A name, in capitals or not, one of `jax.devices`, which goes by its
+            ``device_kind``, or a `Device`, which is given back.
 
     Returns:
         The device with its figures and their source.
 
     Raises:
-        TypeError: If it is neither.
+        TypeError: If it is none of them.
         ValueError: If the table has no such name.
 
     Examples:
@@ -164,6 +192,7 @@ def find_device(device: str | Device) -> Device:
     """
     if isinstance(device, Device):
         return device
+    device = getattr(device, "device_kind", device)
     if not isinstance(device, str):
         raise TypeError(
             f"find_device: device must be a name or a Device, got {type(device).__name__}. "
@@ -178,7 +207,8 @@ def find_device(device: str | Device) -> Device:
     hint = f"Did you mean {names[near[0]].name!r}? " if near else ""
     raise ValueError(
         f"find_device: no device is called {device!r}. {hint}The table has "
-        f"{', '.join(known.name for known in DEVICES)}; pass a Device for any other."
+        f"{', '.join(known.name for known in DEVICES)}; pass a Device for any other, such as "
+        "measure_device() for the present one."
     )
 
 
@@ -197,6 +227,8 @@ class Roofline:
         bytes: Bytes read and written.
         compute_seconds: How long the FLOPs take at the device's peaks.
         memory_seconds: How long the bytes take at its bandwidth.
+        compiled_for: The other platform that the program was compiled for, so that `bytes` are
+            those of its arguments and results alone; None where they are all it moves.
     """
 
     device: Device
@@ -204,6 +236,7 @@ class Roofline:
     bytes: Number
     compute_seconds: float
     memory_seconds: float
+    compiled_for: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -244,26 +277,30 @@ class Roofline:
 
     def __str__(self) -> str:
         """One sentence."""
+        moved = ""
+        if self.compiled_for:
+            moved = f" (arguments and results alone, as compiled for {self.compiled_for})"
         return (
-            f"{self.device.name}: bound by {self.bound}, {self.intensity:.3g} FLOP a byte "
-            f"against a ridge of {self.ridge:.3g}; at least {self.seconds:.3g} s, at most "
-            f"{self.attainable:.3g} FLOP/s, {self.share_of_peak:.3g} of the peak"
+            f"{self.device.name}: bound by {self.bound}, {self.intensity:.3g} FLOP a byte"
+            f"{moved} against a ridge of {self.ridge:.3g}; at least {self.seconds:.3g} s, at "
+            f"most {self.attainable:.3g} FLOP/s, {self.share_of_peak:.3g} of the peak"
         )
 
 
 def roofline(
-    device: str | Device,
+    device: str | Device | jax.Device,
     *,
     products: Mapping[str, Number],
     moved: Number,
     other: Number = 0,
 ) -> Roofline:
-    """Bound a program's speed by a device's arithmetic and by its memory.
+    r"""Bound a program's speed by a device's arithmetic and by its memory.
 
     With products of $F_t$ FLOP in element type $t$, $G$ other FLOP and $B$ bytes, the two
-    ceilings are $T_c = sum_t F_t / peak_t + G / vector$ and $T_m = B / bandwidth$. Arithmetic
-    and memory overlap, units of arithmetic take turns, so at best a run takes $max(T_c, T_m)$
-    and reaches $(F + G) / max(T_c, T_m)$ FLOP/s. Latency, caches and launches are left out: it
+    ceilings are $T_c = \sum_t F_t / \mathrm{peak}_t + G / \mathrm{vector}$ and
+    $T_m = B / \mathrm{bandwidth}$. Arithmetic and memory overlap, units of arithmetic take
+    turns, so at best a run takes $\max(T_c, T_m)$ and reaches
+    $(\sum_t F_t + G) / \max(T_c, T_m)$ FLOP/s. Latency, caches and launches are left out: it
     is a ceiling, not a forecast. All other FLOP run at the float32 rate outside products; where
     nobody publishes one (TPUs), they count neither as work nor as time, since any rate would be
     a guess and they are few beside the products.
@@ -271,7 +308,8 @@ def roofline(
     Args:
         device: A name, see `find_device`, or a `Device`; one that has no rate for one of the
             products is refused.
-        products: FLOP of dots and convolutions by element type, such as ``{"bf16": 2 * n**3}``.
+        products: FLOP of dots and convolutions by element type, such as ``{"bf16": 2 * n**3}``,
+            and by precision where that is not the default, such as ``"f32 highest"``.
         moved: Bytes read and written.
         other: FLOP of everything else.
 
@@ -309,11 +347,14 @@ def roofline(
     )
 
 
-def mfu(device: str | Device, *, products: Mapping[str, Number], seconds: Number) -> float:
-    """Model FLOP utilisation: what share of a device's peak a run reached.
+def mfu(
+    device: str | Device | jax.Device, *, products: Mapping[str, Number], seconds: Number
+) -> float:
+    r"""Model FLOP utilisation: what share of a device's peak a run reached.
 
     With products of $F_t$ FLOP in element type $t$ done in $T$ seconds on one device, it is
-    $sum_t (F_t / peak_t) / T$, which for one type is $F / (T peak)$. Products alone count.
+    $\sum_t (F_t / \mathrm{peak}_t) / T$, which for one type is
+    $F / (T \, \mathrm{peak})$. Products alone count.
 
     Args:
         device: A name, see `find_device`, or a `Device`.
@@ -324,7 +365,8 @@ def mfu(device: str | Device, *, products: Mapping[str, Number], seconds: Number
         A share, from 0 to 1 where the time and the device are right.
 
     Raises:
-        ValueError: If `seconds` is not a positive number.
+        TypeError: If `seconds` is not a number.
+        ValueError: If it is not a positive one.
 
     Cost:
         A few divisions.
@@ -336,6 +378,11 @@ def mfu(device: str | Device, *, products: Mapping[str, Number], seconds: Number
     References:
         Chowdhery et al., PaLM: Scaling Language Modeling with Pathways, 2022, appendix B.
     """
+    if not isinstance(seconds, Real):
+        raise TypeError(
+            f"mfu: seconds must be a number, got {type(seconds).__name__}. They come before "
+            "the device, as in c.mfu(1e-3, 'H100'); of an array take float(seconds)."
+        )
     if not 0 < seconds < math.inf:
         raise ValueError(
             f"mfu: seconds must be a positive number, got {seconds!r}. Time a run that ends in "
@@ -403,6 +450,7 @@ def measure_device(*dtypes: DTypeLike, n: int = 4096) -> Device:
         bytes_per_second=2 * numbers.nbytes / seconds,
         memory=(here.memory_stats() or {}).get("bytes_limit"),
         source=f"measured, median of 5, products of {n} rows",
+        platform=here.platform,
     )
 
 

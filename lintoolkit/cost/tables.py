@@ -8,6 +8,7 @@ from lintoolkit.cost.names import COMPILER, OTHERS, UNSCOPED, scope_of
 
 if TYPE_CHECKING:
     from lintoolkit.cost.report import Cost, View
+    from lintoolkit.cost.walk import Loop
 
 
 class Section(NamedTuple):
@@ -66,9 +67,7 @@ def remarks(cost: "Cost") -> Iterable[str]:
     if cost.xla_flops is not None and abs(cost.xla_flops - cost.flops) > 0.01 * cost.flops:
         ratio = f", {cost.xla_flops / cost.flops:.3g} of ours" if cost.flops else ""
         yield f"XLA's own count: {cost.xla_flops:,} FLOPs{ratio}"
-    yield from dict.fromkeys(
-        f"loop {place(loop.name)}: {loop.trips:,} trips, {loop.kind}" for loop in cost.loops
-    )
+    yield from dict.fromkeys(f"loop {place(loop.name)}: {_trips(loop)}" for loop in cost.loops)
     for exchange in cost.collectives:
         yield (
             f"{exchange.opcode} {place(exchange.name)}: {exchange.bytes:,} bytes among "
@@ -81,6 +80,13 @@ def remarks(cost: "Cost") -> Iterable[str]:
         yield f"not counted: {what}, {runs:,} x"
     for what, runs in cost.estimates.items():
         yield f"estimated: {what}, {runs:,} x"
+
+
+def _trips(loop: "Loop") -> str:
+    """How often a loop's body runs, and how that is known."""
+    if loop.kind == "unknown":
+        return "trips unknown, counted once"
+    return f"{loop.trips:,} trip{'s' * (loop.trips != 1)}, {loop.kind}"
 
 
 def place(name: str) -> str:

@@ -1,6 +1,7 @@
-"""Bytes that one HLO instruction reads and writes."""
+"""Bytes that one HLO instruction reads and writes, and those that a program has to."""
 
-from lintoolkit.cost.hlo import Instruction
+from lintoolkit.cost.hlo import Computation, Instruction, Module
+from lintoolkit.cost.trips import Scope, count_trips
 
 # Instructions whose bytes are those of what they contain, or none.
 _NO_TRAFFIC = frozenset(
@@ -8,6 +9,11 @@ _NO_TRAFFIC = frozenset(
     "get-tuple-element opt-barrier optimization-barrier parameter partition-id replica-id "
     "reshape tuple while".split()
 )
+# Instructions whose result holds their operand's elements, each once.
+_SAME = frozenset(
+    "bitcast convert copy opt-barrier optimization-barrier reshape transpose".split()
+)
+_Users = dict[Instruction, list[tuple[Instruction, int]]]
 
 
 def bytes_accessed(i: Instruction) -> int:
@@ -77,3 +83,126 @@ def _bytes_written(root: Instruction) -> int:
     if root.opcode == "scatter":
         return sum(part.shape.bytes for part in root.operands[len(root.operands) // 2 + 1 :])
     return root.shape.bytes
+
+
+def compulsory_bytes(module: Module, aliased: int) -> int:
+    """Bytes that a program has to move whatever compiles it: arguments in, results out, once.
+
+    Of an argument that is only sliced, gathered from or updated, the part that is touched
+    counts, in a loop of known trips once a trip.
+
+    Args:
+        module: The program, without dead code.
+        aliased: Bytes of its results that take the place of donated arguments. They may be
+            written in part, so none of them count.
+
+    Returns:
+        Bytes read plus bytes written.
+    """
+    users: _Users = {}
+    trips: dict[Instruction, int] = {}
+    for computation in module.computations.values():
+        for user in computation.instructions:
+            if user.opcode == "while":
+                found = count_trips(user, Scope(computation))
+                trips[user] = found.count if found.kind == "exact" else 1
+            for place, operand in enumerate(user.operands):
+                users.setdefault(operand, []).append((user, place))
+    kept = None if aliased else module.entry.root
+    read = 0
+    for argument in module.entry.instructions:
+        if argument.opcode == "parameter" and (whole := argument.shape.size):
+            elements = _elements_read(argument, None, whole, users, trips, kept)
+            read += -(-min(elements, whole) * argument.shape.bytes // whole)
+    return read + max(module.entry.root.shape.bytes - aliased, 0)
+
+
+def _elements_read(
+    value: Instruction,
+    part: int | None,
+    whole: int,
+    users: _Users,
+    trips: dict[Instruction, int],
+    kept: Instruction | None,
+) -> int:
+    """At least how many elements of a value, or of one part of a tuple, are looked at.
+
+    Args:
+        value: Where to start.
+        part: Which part of the tuple `value`; None where it is an array.
+        whole: The number of its elements, at which there is no need to go on.
+        users: The users of every instruction, and the place at which each takes it.
+        trips: How often each loop's body runs at least.
+        kept: The program's root, if what reaches it unread has to be copied.
+
+    Returns:
+        Their number, at least; more than `whole` where some are looked at again.
+    """
+    # A value, its part, how often it is reached, and the calls that it stands in.
+    todo: list[tuple[Instruction, int | None, int, tuple[Instruction, ...]]]
+    todo = [(value, part, 1, ())]
+    seen = set()
+    total = 0
+    while todo and total < whole:
+        value, part, times, calls = todo.pop()
+        if (value, part, calls) in seen:
+            continue
+        seen.add((value, part, calls))
+        if value is kept:
+            return whole
+        if calls and value is calls[-1].called[0].root:
+            todo.append((calls[-1], part, times, calls[:-1]))
+        alternatives: dict[Instruction, list[int]] = {}
+        for user, place in users.get(value, ()):
+            op = user.opcode
+            if op == "get-tuple-element":
+                if user.tuple_index == part:
+                    todo.append((user, None, times, calls))
+            elif op == "tuple":
+                todo.append((user, place, times, calls))
+            elif op in _SAME:
+                todo.append((user, part, times, calls))
+            elif op in ("call", "fusion", "async-start") and user.called:
+                inner = _parameter(user.called[0], place)
+                todo.append((inner, part, times, (*calls, user)))
+            elif op == "while":
+                body, condition = user.called
+                if _is_carried_on(body, part):
+                    runs = times * trips[user]
+                    todo.append((user, part, times, calls))
+                else:  # what the first trip reads, and no more
+                    runs = times
+                todo.append((_parameter(body, 0), part, runs, ()))
+                todo.append((_parameter(condition, 0), part, times, ()))
+            elif op == "conditional" and place:
+                branch = _parameter(user.called[place - 1], 0)
+                read = times * _elements_read(branch, part, whole, users, trips, None)
+                alternatives.setdefault(user, []).append(read)
+            elif op in ("dynamic-slice", "slice", "gather") and place == 0:
+                total += times * user.shape.size
+            elif op == "dynamic-update-slice" and place == 0:
+                todo.append((user, None, times, calls))
+            elif op == "scatter" and place < (half := len(user.operands) // 2):
+                todo.append((user, place if half > 1 else None, times, calls))
+            elif op not in _NO_TRAFFIC:
+                return whole
+        for user, reads in alternatives.items():  # a branch that takes another operand reads 0
+            total += min(reads) if len(reads) == len(user.called) else 0
+    return total
+
+
+def _parameter(computation: Computation, number: int) -> Instruction:
+    parameters = (i for i in computation.instructions if i.opcode == "parameter")
+    return next(i for i in parameters if i.parameter == number)
+
+
+def _is_carried_on(body: Computation, part: int | None) -> bool:
+    """Whether a loop's body hands a part of its state on as it is."""
+    last = body.root
+    if part is not None and last.opcode == "tuple":
+        last = last.operands[part]
+    while last.opcode in ("bitcast", "copy"):
+        last = last.operands[0]
+    if last.opcode == "get-tuple-element" and last.tuple_index == part:
+        last = last.operands[0]
+    return last.opcode == "parameter"

@@ -28,6 +28,7 @@ class Op:
     times: int
     work: Work
     bytes: int
+    precision: str = "default"
 
     def plus(self, other: "Op") -> "Op":
         """Both together."""
@@ -378,6 +379,7 @@ class _Walk:
                 times=times,
                 work=work.times(times),
                 bytes=traffic * times,
+                precision=i.precision,
             )
             self.tally.ops.append(op)
         if i.opcode.startswith(_COLLECTIVES) and not i.opcode.endswith("-done"):
@@ -433,7 +435,7 @@ def _merged(ops: list[Op]) -> list[Op]:
     """One operation for all those that differ in their number of runs alone."""
     found: dict[tuple, Op] = {}
     for op in ops:
-        key = (op.name, op.opcode, op.category, op.dtype, op.source)
+        key = (op.name, op.opcode, op.category, op.dtype, op.precision, op.source)
         found[key] = found[key].plus(op) if key in found else op
     return list(found.values())
 
