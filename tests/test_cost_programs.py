@@ -5,6 +5,7 @@ must report to the last FLOP. `CHANGED` holds those that compiling changes, and 
 """
 
 import functools
+import importlib
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -1001,7 +1002,7 @@ def test_models_whose_layers_are_called_lower_or_trace_are_priced():
         assert cost(called, square).matmul_flops == CUBE
 
 
-def test_a_program_exported_for_any_batch_is_priced_at_the_one_it_is_called_with():
+def test_a_program_exported_for_any_batch_is_priced_at_the_one_it_is_called_with(monkeypatch):
     (batch,) = jax.export.symbolic_shape("batch")
     exported = jax.export.export(jax.jit(scanned))(weights, spec(batch, N))
     c = cost(exported.call, weights, rows)
@@ -1009,6 +1010,9 @@ def test_a_program_exported_for_any_batch_is_priced_at_the_one_it_is_called_with
     assert c.lowered.stage == "lowered"
     assert c.exact
     assert c.lowered.exact
+    monkeypatch.setattr(importlib, "import_module", lambda _: object())
+    with pytest.raises(ValueError, match="exported for any batch"):
+        cost(exported.call, weights, rows)
 
 
 def test_a_constant_that_looks_like_an_open_side_is_none():

@@ -71,10 +71,19 @@ def _refined(lowered: jax.stages.Lowered) -> bytes:
 
     Returns:
         The serialised HLO module.
+
+    Raises:
+        ValueError: If this version of jax has that function elsewhere.
     """
-    mlir = importlib.import_module("jax._src.interpreters.mlir")
-    fixed = mlir.refine_polymorphic_shapes(lowered.compiler_ir("stablehlo"))
-    convert = importlib.import_module("jaxlib._jax").mlir.mlir_module_to_xla_computation
+    try:
+        mlir = importlib.import_module("jax._src.interpreters.mlir")
+        fixed = mlir.refine_polymorphic_shapes(lowered.compiler_ir("stablehlo"))
+        convert = importlib.import_module("jaxlib._jax").mlir.mlir_module_to_xla_computation
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            "cost: the program was exported for any batch, and this version of jax does not "
+            "show it with its own. Pass the function itself, or the compiled program."
+        ) from error
     module = convert(mlir.module_to_bytecode(fixed), use_tuple_args=False)
     return module.as_serialized_hlo_module_proto()
 
