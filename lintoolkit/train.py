@@ -64,7 +64,8 @@ def fit(
         loss_fn: ``loss_fn(params, batch)``, a scalar. Pass the same function and the same
             optimiser object again and nothing is compiled anew.
         params: A pytree of floating arrays.
-        batches: A pytree of arrays whose first axis is the step.
+        batches: A pytree of arrays whose first axis is the step; of a list of batches,
+            ``jax.tree.map(lambda *x: jnp.stack(x), *batches)``.
         optimizer: Any optax transformation; clipping, schedules and accumulation are optax's:
             ``optax.MultiSteps(sgd, 4).gradient_transformation()`` steps once in four batches,
             along their mean gradient.
@@ -100,14 +101,7 @@ def fit(
     _check_arguments(loss_fn, params, optimizer)
     leaves = _by_path("batches", batches)
     _checks.arrays("fit", **leaves)
-    steps = {x.shape[0] if x.ndim else None for x in leaves.values()}
-    if len(steps) != 1 or None in steps:
-        shapes = ", ".join(f"{name} {x.shape}" for name, x in leaves.items())
-        raise ValueError(
-            "fit: the first axis of every array in batches must be the step, of one length, "
-            f"got {shapes or 'no array'}; one batch is used n times as "
-            "jnp.broadcast_to(x, (n, *x.shape))."
-        )
+    _steps_of("fit", leaves)
     for name, x in leaves.items():
         if any(jax.typeof(x).sharding.spec[:1]):
             raise ValueError(
@@ -203,15 +197,15 @@ def fit_in_chunks(
         batches: As in `fit`, where arrays of NumPy, memory-mapped files too, and whatever has
             a shape and slices that are arrays, as zarr's, stay out of the device's memory. Or a
             function of a range of steps that returns their batches, for data that are drawn or
-            placed on a mesh: the numbers may depend on the step, and a seed, and on nothing
-            else.
+            placed on a mesh: the first axis is these steps, and the numbers may depend on the
+            step, and a seed, and on nothing else.
         chunk: Steps a program, and between checkpoints. Where it does not divide their number
             the last program is compiled for itself.
         optimizer: As in `fit`.
         steps: How many, where ``batches`` is a function.
         opt_state: As in `fit`.
         has_aux: As in `fit`.
-        until: As in `fit`.
+        until: As in `fit`; the same where a run is resumed, for it may have stopped by it.
         checkpoint: ``orbax.checkpoint.CheckpointManager(directory)``, as for
             `lintoolkit.checkpoint.save`. Damaged steps are deleted with a warning.
 
@@ -220,8 +214,9 @@ def fit_in_chunks(
 
     Raises:
         TypeError: What `fit` raises.
-        ValueError: If ``chunk`` is below 1, ``steps`` does not go with ``batches``, or what
-            ``checkpoint`` holds is of other parameters or nowhere good; and what `fit` raises.
+        ValueError: If ``chunk`` is below 1, ``steps`` does not go with ``batches``, a function
+            gives another number of them than asked, or what ``checkpoint`` holds is of other
+            parameters or nowhere good; and what `fit` raises.
         OSError: If ``checkpoint`` cannot be written; it names the directory, whose older steps
             are as they were.
         SystemExit: On SIGTERM, with ``checkpoint``, once the state is saved.
@@ -250,11 +245,11 @@ def fit_in_chunks(
         )
     if steps is not None:
         _checks.positive("fit_in_chunks", steps=steps)
-        take, total = batches, steps
+        take: Callable[[range], PyTree] = partial(_made, batches)
+        total = steps
     else:
         take = lambda at: jax.tree.map(lambda x: x[at.start : at.stop], batches)
-        # By shapes: what is read by slices may have no len, as zarr's arrays have not.
-        total = max((x.shape[0] for x in jax.tree.leaves(batches) if np.shape(x)), default=0)
+        total = _steps_of("fit_in_chunks", _by_path("batches", batches))
     run = partial(fit, loss_fn, optimizer=optimizer, has_aux=has_aux, until=until)
     _check_arguments(loss_fn, params, optimizer)
     state: Any = (params, optimizer.init(params) if opt_state is None else opt_state)
@@ -303,6 +298,41 @@ def fit_in_chunks(
     if checkpoint is not None:
         finish(checkpoint)
     return Fit(*state, *_placed(seen, whole))
+
+
+def _steps_of(function: str, leaves: dict[str, Any]) -> int:
+    """For how many steps there are batches, which must say so with one voice."""
+    # By shapes: what is read by slices may have no len, as zarr's arrays have not.
+    for name, x in leaves.items():
+        if not hasattr(x, "shape"):
+            raise TypeError(
+                f"{function}: {name} must be an array whose first axis is the step, got "
+                f"{type(x).__name__}; jnp.stack the batches."
+            )
+    steps = {tuple(x.shape[:1]) for x in leaves.values()}
+    if len(steps) != 1 or () in steps:
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in leaves.items())
+        raise ValueError(
+            f"{function}: the first axis of every array in batches must be the step, of one "
+            f"length, got {shapes or 'no array'}; jnp.stack batches that stand apart, or use "
+            "one n times, jnp.broadcast_to(x, (n, *x.shape))."
+        )
+    ((count,),) = steps
+    return count
+
+
+def _made(batches: Callable[[range], PyTree], at: range) -> PyTree:
+    """The batches of some steps, and of no more and no fewer."""
+    piece = batches(at)
+    leaves = _by_path("batches", piece)
+    wrong = {name: x for name, x in leaves.items() if np.shape(x)[:1] != (len(at),)}
+    if wrong or not leaves:
+        got = ", ".join(f"{name} {np.shape(x)}" for name, x in wrong.items()) or "no array"
+        raise ValueError(
+            f"fit_in_chunks: batches({at}) must give arrays whose first axis is these "
+            f"{len(at)} steps, got {got:.90}; jnp.stack one batch a step."
+        )
+    return piece
 
 
 def _placed(seen: Any, whole: Sharding | None) -> Any:
@@ -400,6 +430,6 @@ def _check_arguments(loss_fn: Any, params: PyTree, optimizer: Any) -> None:
     _checks.floats("fit", **_by_path("params", params))
 
 
-def _by_path(name: str, tree: PyTree) -> dict[str, Array]:
+def _by_path(name: str, tree: PyTree) -> dict[str, Any]:
     paths, _ = jax.tree.flatten_with_path(tree)
     return {name + jax.tree_util.keystr(path): leaf for path, leaf in paths}

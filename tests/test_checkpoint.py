@@ -243,6 +243,13 @@ def test_a_run_that_died_goes_on_to_the_same_bits(manager, has_aux):
         run(drawn, steps=4, checkpoint=manager)
 
 
+def test_a_run_that_goes_on_asks_for_whole_batches_first(manager):
+    run = partial(fit_in_chunks, loss, START, chunk=4, optimizer=MOMENTUM, checkpoint=manager)
+    run(drawn, steps=4)
+    with pytest.raises(ValueError, match=r"batches\(range\(0, 4\)\) must give .* 4 steps"):
+        run(lambda _: drawn([0]), steps=STEPS)
+
+
 def test_every_step_of_a_run_is_good(manager):
     """Saved while the run went on: what is written must not change under the writer."""
     run = partial(fit_in_chunks, loss, START, drawn, chunk=4, optimizer=MOMENTUM)

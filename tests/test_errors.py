@@ -1088,6 +1088,34 @@ WRONG = {
         lambda: chunks(squared, a(), lambda steps: a(len(steps)), steps=0),
         "steps must be a whole number",
     ),
+    "fit_in_chunks: batches without their step": (
+        lambda: chunks(squared, a(), lambda _: a(4), steps=4),
+        r"batches\(range\(0, 2\)\) must give .* these 2 steps, got batches \(4,\); jnp.stack",
+    ),
+    "fit_in_chunks: one batch for all": (
+        lambda: chunks(squared, a(), lambda at: {"x": a(1), "y": a(len(at))}, steps=4),
+        r"these 2 steps, got batches\['x'\] \(1,\); jnp.stack",
+    ),
+    "fit_in_chunks: no batch": (
+        lambda: chunks(squared, a(), lambda _: None, steps=4),
+        "these 2 steps, got no array",
+    ),
+    "fit_in_chunks: lengths": (
+        lambda: chunks(lambda *_: 1 / 0, a(), {"x": a(10), "y": a(8)}),
+        r"of one length, got batches\['x'\] \(10,\), batches\['y'\] \(8,\); jnp.stack",
+    ),
+    "fit_in_chunks: no axis": (
+        lambda: chunks(squared, a(), (a(3), a())),
+        r"batches\[1\] \(\); jnp.stack",
+    ),
+    "fit_in_chunks: list of numbers": (
+        lambda: chunks(squared, a(), [1.0, 2.0]),
+        r"batches\[0\] must be an array whose first axis is the step, got float",
+    ),
+    "fit_in_chunks: generator": (
+        lambda: chunks(squared, a(), (a() for _ in range(3))),
+        "batches must be an array .* got generator; jnp.stack the batches",
+    ),
     "fingerprint: number": (
         lambda: checkpoint.fingerprint(np.ones(3).tolist()),
         "x must be one array, got list",
