@@ -20,6 +20,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree, Shaped, UInt32
 
+from lintoolkit import _checks
 from lintoolkit._jit import jit
 
 __all__ = [
@@ -138,7 +139,7 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
         tree: Any pytree of arrays, random keys too; over processes, of global arrays.
 
     Raises:
-        TypeError: If a leaf is not an array.
+        TypeError: If a leaf is not an array, or ``manager`` no manager.
         ValueError: If the step is negative.
         OSError: If this step or the one before cannot be written; it names the directory, whose
             older steps are as they were. Orbax's threads then hold up the process's exit for
@@ -167,6 +168,7 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
     if not isinstance(step, int | np.integer) or step < 0:
         raise ValueError(f"save: step must be a whole number of at least 0, got {step!r}.")
     _leaves("save", tree)
+    _checks.manager("save", manager=manager)
     leaves = digest(tree)
     finish(manager)
     with _writing(manager):
@@ -191,6 +193,7 @@ def finish(manager: "orbax.checkpoint.CheckpointManager") -> None:
         manager: As for `save`.
 
     Raises:
+        TypeError: If ``manager`` is no manager.
         OSError: If it cannot be written; it names the directory, whose older steps are as they
             were.
 
@@ -211,6 +214,7 @@ def finish(manager: "orbax.checkpoint.CheckpointManager") -> None:
         Eisenman et al., Check-N-Run: a Checkpointing System for Training Deep Learning
         Recommendation Models (2022), NSDI, section 3.
     """
+    _checks.manager("finish", manager=manager)
     with _writing(manager):
         manager.wait_until_finished()
 
@@ -249,6 +253,7 @@ def restore(
 
     Raises:
         FileNotFoundError: If the manager has no step.
+        TypeError: If ``manager`` is no manager.
         ValueError: If no step is good, or a good one has other paths, dtypes or shapes.
 
     Cost:
@@ -271,6 +276,7 @@ def restore(
         Eisenman et al., Check-N-Run: a Checkpointing System for Training Deep Learning
         Recommendation Models (2022), NSDI, section 3.
     """
+    _checks.manager("restore", manager=manager)
     skipped: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
         tree, reason = None, ""

@@ -213,7 +213,7 @@ def fit_in_chunks(
         What `fit` returns.
 
     Raises:
-        TypeError: What `fit` raises.
+        TypeError: What `fit` raises, or if ``checkpoint`` is no manager.
         ValueError: If ``chunk`` is below 1, ``steps`` does not go with ``batches``, a function
             gives another number of them than asked, or what ``checkpoint`` holds is of other
             parameters or nowhere good; and what `fit` raises.
@@ -238,6 +238,8 @@ def fit_in_chunks(
         Goodfellow, Bengio and Courville, Deep Learning (2016), section 8.3.
     """
     _checks.positive("fit_in_chunks", chunk=chunk)
+    if checkpoint is not None:
+        _checks.manager("fit_in_chunks", checkpoint=checkpoint)
     if callable(batches) != (steps is not None):
         raise ValueError(
             "fit_in_chunks: steps must be given where batches is a function of them, and only "
@@ -431,5 +433,6 @@ def _check_arguments(loss_fn: Any, params: PyTree, optimizer: Any) -> None:
 
 
 def _by_path(name: str, tree: PyTree) -> dict[str, Any]:
-    paths, _ = jax.tree.flatten_with_path(tree)
+    # An iterator is said to be one, or what JAX thinks of it would come first.
+    paths, _ = jax.tree.flatten_with_path(tree, is_leaf=lambda x: isinstance(x, Iterator))
     return {name + jax.tree_util.keystr(path): leaf for path, leaf in paths}

@@ -1116,6 +1116,18 @@ WRONG = {
         lambda: chunks(squared, a(), (a() for _ in range(3))),
         "batches must be an array .* got generator; jnp.stack the batches",
     ),
+    **{
+        f"{function}: the name of a folder": (
+            call,
+            "must be an orbax.checkpoint.CheckpointManager, got str; pass CheckpointManager",
+        )
+        for function, call in {
+            "fit_in_chunks": lambda: chunks(squared, a(), a(3), checkpoint="folder"),
+            "save": lambda: checkpoint.save("folder", 1, a(3)),
+            "finish": lambda: checkpoint.finish("folder"),
+            "restore": lambda: checkpoint.restore("folder", a(3)),
+        }.items()
+    },
     "fingerprint: number": (
         lambda: checkpoint.fingerprint(np.ones(3).tolist()),
         "x must be one array, got list",
