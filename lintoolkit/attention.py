@@ -169,7 +169,8 @@ def attention(
     the weights exist for a block of queries at a time: memory grows with t + s, not t s, in
     every derivative of first order too; off the CPU a block of 2²⁶ scores comes on top, for
     each item of a `jax.vmap`. On a machine with an NVIDIA GPU, half precision of even lengths
-    without options other than causal and scale is cuDNN's where the program runs on CUDA.
+    without options other than causal and scale is cuDNN's where the program runs on CUDA. A
+    program of `jax.export` may leave the length of leading axes open; items then go one by one.
 
     Args:
         q: Queries.
@@ -544,7 +545,7 @@ def _operands(
         if x is None:
             return None
         x = x.reshape((1,) * (len(table) - x.ndim) + x.shape)
-        if math.prod(x.shape[:-3]) > 1:
+        if math.prod(x.shape[:-3]) != 1:
             x = jnp.broadcast_to(x, (*batch, *x.shape[-3:]))
         heads = (n, h // n) if x.shape[-3] > 1 else (1, 1)
         return x.reshape(-1, *heads, *x.shape[-2:])
@@ -634,7 +635,7 @@ def _visible(function: str, mask: Callable[[Array, Array], Array], i: Array, j: 
 
 
 def _check_broadcast(
-    function: str, name: str, x: Array, shape: tuple[int, ...], axes: str
+    function: str, name: str, x: Array, shape: tuple[Any, ...], axes: str
 ) -> None:
     if x.ndim > len(shape):
         raise ValueError(
