@@ -593,8 +593,6 @@ def _generate(
     return Generation(*written)
 
 
-@jit(static_argnames=("top_k",))
-@_checks.scope("truncate_logits")
 def truncate_logits(
     logits: Float[Array, "*batch v"],
     *,
@@ -638,14 +636,23 @@ def truncate_logits(
     if not logits.ndim:
         raise ValueError("truncate_logits: logits must be (..., v), got one number.")
     _check_truncation("truncate_logits", logits.shape[-1], top_k, top_p)
+    return _truncate_logits(logits, top_p, top_k=top_k)
+
+
+@jit(static_argnames=("top_k",))
+@_checks.scope("truncate_logits")
+def _truncate_logits(
+    logits: Array, top_p: Array | float | None, *, top_k: int | None
+) -> Array:
     if top_k is not None:
         last = jax.lax.top_k(logits, top_k)[0][..., -1:]
         logits = jnp.where(logits < last, -jnp.inf, logits)
     if top_p is not None:
-        falling = -jnp.sort(-logits)
-        chances = jax.nn.softmax(falling.astype(_checks.wide(logits.dtype)))
-        stays = chances.cumsum(axis=-1) - chances < top_p
-        last = jnp.where(stays, falling, jnp.inf).min(axis=-1, keepdims=True)
+        rising = jnp.sort(logits)
+        chances = jax.nn.softmax(rising.astype(_checks.wide(logits.dtype)))
+        # Sums from the least likely up: those from the top are 1 before the end is reached.
+        stays = (chances.cumsum(axis=-1) > 1 - top_p) | (top_p >= 1)
+        last = jnp.where(stays, rising, rising[..., -1:]).min(axis=-1, keepdims=True)
         logits = jnp.where(logits < last, -jnp.inf, logits)
     return logits
 
@@ -920,6 +927,15 @@ def _check_truncation(function: str, v: int, top_k: int | None, top_p: Any) -> N
             raise ValueError(
                 f"{function}: top_k must be in 1..{v}, the vocabulary, got {top_k}."
             )
-    # Under jit the value is not known.
-    if top_p is not None and not isinstance(top_p, jax.Array) and not 0 < top_p <= 1:
-        raise ValueError(f"{function}: top_p must be above 0 and at most 1, got {top_p!r}.")
+    if top_p is not None:
+        _check_number(function, top_p=top_p)
+        if not isinstance(top_p, jax.core.Tracer) and not 0 < top_p <= 1:
+            raise ValueError(
+                f"{function}: top_p must be above 0 and at most 1, got {top_p!r}."
+            )
+
+
+def _check_number(function: str, **arguments: Any) -> None:
+    for name, value in arguments.items():
+        if isinstance(value, str) or np.ndim(value):
+            raise ValueError(f"{function}: {name} must be one number, got {value!r:.60}.")

@@ -400,6 +400,27 @@ WRONG = {
         lambda: transformer.truncate_logits(a(3), top_k=0),
         "top_k must be a whole number",
     ),
+    **{
+        f"{function}: top_p {top_p!r}": (call(top_p), f"top_p must be {wanted}")
+        for function, call in {
+            "truncate_logits": lambda p: lambda: transformer.truncate_logits(a(3), top_p=p),
+            "generate": lambda p: lambda: generate(whole(3), steps=2, top_p=p),
+        }.items()
+        for top_p, wanted in {
+            0: "above 0 and at most 1, got 0",
+            1.5: "above 0 and at most 1, got 1.5",
+            np.float32(-1): "above 0",
+            "most": "one number, got 'most'",
+        }.items()
+    },
+    "truncate_logits: top_p of an array": (
+        lambda: transformer.truncate_logits(a(3), top_p=0 * a()),
+        "top_p must be above 0",
+    ),
+    "generate: many top_p": (
+        lambda: generate(whole(3), steps=2, top_p=a(2)),
+        "top_p must be one number",
+    ),
     "truncate_logits: integers": (
         lambda: transformer.truncate_logits(whole(3)),
         "logits must be floating",

@@ -295,6 +295,21 @@ def test_truncation_leaves_the_smallest_set_that_holds_enough(seed, top_k, top_p
     np.testing.assert_array_equal(kept[np.isfinite(kept)], logits[np.isfinite(kept)])
 
 
+def test_all_stay_where_all_probability_is_to(rng):
+    logits = 3 * draw(rng, 50257, dtype="float32")
+    for top_p in (1.0, jnp.float32(1)):
+        assert jnp.isfinite(truncate_logits(logits, top_p=top_p)).all()
+    assert not jnp.isfinite(truncate_logits(logits, top_p=0.9)).all()  # control
+
+
+@pytest.mark.parametrize("top_p", [0.0, -1.0, np.nan])
+def test_the_likeliest_stays_whatever_is_asked_under_jit(top_p):
+    logits = jnp.array([[1.0, 3.0, 2.0], [5.0, -jnp.inf, 0.0]])
+    kept = jax.jit(lambda top_p: truncate_logits(logits, top_p=top_p))(top_p)
+    np.testing.assert_array_equal(jnp.isfinite(kept).argmax(axis=-1), [1, 0])
+    assert (jnp.isfinite(kept).sum(axis=-1) == 1).all()
+
+
 # files
 
 

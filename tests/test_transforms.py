@@ -71,7 +71,7 @@ HOST = frozenset(
     checkpoint.digest checkpoint.save checkpoint.finish checkpoint.restore
     launch.member launch.supervise
     transformer.gpt transformer.generate transformer.gpt_parts transformer.load_gpt2
-    transformer.save_gpt2 transformer.shard_gpt
+    transformer.save_gpt2 transformer.shard_gpt transformer.truncate_logits
     """.split()
 )
 
