@@ -484,9 +484,9 @@ def generate(
     *,
     config: GPTConfig,
     steps: int,
-    temperature: float | int = 1.0,
+    temperature: Float[Array, ""] | float | int = 1.0,
     top_k: int | None = None,
-    top_p: float | None = None,
+    top_p: Float[Array, ""] | float | None = None,
 ) -> Generation:
     r"""Write on from a prompt, one token after the other.
 
@@ -538,12 +538,14 @@ def generate(
             f"generate: prompt and steps must fit the context, {config.context}, got {t} + "
             f"{steps}; take the prompt's end, prompt[..., -n:], or fewer steps."
         )
-    if not temperature >= 0:
+    _check_number("generate", temperature=temperature)
+    known = not isinstance(temperature, jax.core.Tracer)
+    if known and not temperature >= 0:
         raise ValueError(f"generate: temperature must be at least 0, got {temperature!r}.")
     _check_truncation("generate", config.vocabulary, top_k, top_p)
     bucket = min(config.context, max(BUCKET, 1 << (t - 1).bit_length()))
     padded = jnp.pad(prompt, [(0, 0)] * (prompt.ndim - 1) + [(0, bucket - t)])
-    heat = temperature if temperature else None
+    heat = None if known and temperature == 0 else temperature
     return _generate(
         key,
         params,
@@ -575,10 +577,16 @@ def _generate(
     size = min(prompt.shape[-1] + steps, config.context)
 
     def choose(log_probs: Array, i: Array) -> Array:
+        likeliest = log_probs.argmax(axis=-1)
         if temperature is None:
-            return log_probs.argmax(axis=-1)
-        kept = truncate_logits(log_probs / temperature, top_k=top_k, top_p=top_p)
-        return jax.random.categorical(jax.random.fold_in(key, i), kept)
+            return likeliest
+        heat = jnp.asarray(temperature).astype(log_probs.dtype)
+        cold = heat < jnp.finfo(heat.dtype).tiny
+        # Below the largest, so that it stays 0 however the others overflow.
+        below = log_probs - log_probs.max(axis=-1, keepdims=True)
+        kept = truncate_logits(below / jnp.where(cold, 1, heat), top_k=top_k, top_p=top_p)
+        drawn = jax.random.categorical(jax.random.fold_in(key, i), kept)
+        return jnp.where(cold, likeliest, drawn)
 
     written = _blocks.write_on(
         params,
@@ -641,9 +649,7 @@ def truncate_logits(
 
 @jit(static_argnames=("top_k",))
 @_checks.scope("truncate_logits")
-def _truncate_logits(
-    logits: Array, top_p: Array | float | None, *, top_k: int | None
-) -> Array:
+def _truncate_logits(logits: Array, top_p: Array | float | None, *, top_k: int | None) -> Array:
     if top_k is not None:
         last = jax.lax.top_k(logits, top_k)[0][..., -1:]
         logits = jnp.where(logits < last, -jnp.inf, logits)
@@ -930,9 +936,7 @@ def _check_truncation(function: str, v: int, top_k: int | None, top_p: Any) -> N
     if top_p is not None:
         _check_number(function, top_p=top_p)
         if not isinstance(top_p, jax.core.Tracer) and not 0 < top_p <= 1:
-            raise ValueError(
-                f"{function}: top_p must be above 0 and at most 1, got {top_p!r}."
-            )
+            raise ValueError(f"{function}: top_p must be above 0 and at most 1, got {top_p!r}.")
 
 
 def _check_number(function: str, **arguments: Any) -> None:

@@ -383,6 +383,14 @@ WRONG = {
         lambda: generate(whole(3), steps=2, temperature=-1.0),
         "temperature must be at least 0, got -1.0",
     ),
+    "generate: many temperatures": (
+        lambda: generate(whole(3), steps=2, temperature=a(2)),
+        "temperature must be one number",
+    ),
+    "generate: temperature that is NaN": (
+        lambda: generate(whole(3), steps=2, temperature=jnp.nan),
+        "temperature must be at least 0, got nan",
+    ),
     "generate: top_k": (
         lambda: generate(whole(3), steps=2, top_k=12),
         r"in 1\.\.11, .* got 12",

@@ -274,6 +274,27 @@ def test_keys_decide_and_temperature_spreads():
     assert cold.log_probs.mean() > first.log_probs.mean() > hot.log_probs.mean()
 
 
+@pytest.mark.parametrize("temperature", [1e-10, 2e-38, 1e-38, 1e-42, 1e-300])
+def test_next_to_no_temperature_takes_the_likeliest(temperature):
+    params, prompt = lively(dtype="float32"), jnp.array([7, 3])
+    run = partial(generate, KEY, params, prompt, config=CONFIG, steps=9)
+    expected = run(temperature=0).tokens
+    np.testing.assert_array_equal(run(temperature=temperature).tokens, expected)
+    assert differs(run(temperature=1.0).tokens, expected)  # control
+
+
+@jax.numpy_dtype_promotion("standard")
+def test_a_temperature_may_be_traced():
+    params, prompt = lively(dtype="float32"), jnp.array([7, 3])
+    run = lambda temperature: generate(
+        KEY, params, prompt, config=CONFIG, steps=9, temperature=temperature, top_p=0.9
+    )
+    for temperature in (0.0, 0.5, 2.0):
+        for traced in (temperature, jnp.float32(temperature)):
+            found = jax.jit(run)(traced).tokens
+            np.testing.assert_array_equal(found, run(temperature).tokens)
+
+
 def test_draws_follow_the_probabilities():
     params = lively()
     prompt = jnp.broadcast_to(jnp.array([5]), (4001, 1))
