@@ -68,7 +68,8 @@ def fit(
             ``jax.tree.map(lambda *x: jnp.stack(x), *batches)``.
         optimizer: Any optax transformation; clipping, schedules and accumulation are optax's:
             ``optax.MultiSteps(sgd, 4).gradient_transformation()`` steps once in four batches,
-            along their mean gradient.
+            along their mean gradient. What asks for the loss too, as ``optax.lbfgs`` does,
+            gets that of the batch.
         opt_state: Where to go on from, `Fit.opt_state` of the run before; a fresh one if None.
         has_aux: Whether ``loss_fn`` returns ``(loss, metrics)``, metrics any pytree of arrays.
         until: The loss that is small enough: at the first one not above it the run stands
@@ -80,7 +81,8 @@ def fit(
 
     Raises:
         TypeError: If a parameter or the loss is not floating, ``loss_fn`` is no function, or
-            ``optimizer`` no optax transformation.
+            ``optimizer`` no optax transformation, or one in which the loss is asked for and
+            not passed on.
         ValueError: If the batches disagree on the number of steps, there is no step, the loss
             is not a scalar, or ``opt_state`` belongs to another optimiser or other parameters.
 
@@ -135,7 +137,19 @@ def fit(
         seen, gradient = jax.value_and_grad(scalar_loss, has_aux=True)(params, batch)
 
         def move() -> tuple[PyTree, PyTree]:
-            updates, moved = optimizer.update(gradient, opt_state, params)
+            # Some optimisers ask for the loss too, or search along a line.
+            more = {"value": seen[0], "grad": gradient}
+            more["value_fn"] = lambda params: scalar_loss(params, batch)[0]
+            try:
+                updates, moved = extended.update(gradient, opt_state, params, **more)
+            except TypeError as error:
+                if "missing" not in str(error) or "'value'" not in str(error):
+                    raise
+                raise TypeError(
+                    "fit: optimizer has a part that asks for the loss, as optax.lbfgs and "
+                    "reduce_on_plateau do, inside one that does not pass it on, such as "
+                    "optax.MultiSteps; take the one or the other."
+                ) from error
             return optax.apply_updates(params, updates), moved
 
         if until is None:
@@ -148,6 +162,7 @@ def fit(
         state, seen = jax.lax.cond(done, lambda: (state, nothing), lambda: step(state, batch))
         return (state, done | (seen[0] <= until)), seen
 
+    extended = optax.with_extra_args_support(optimizer)
     if opt_state is None:
         opt_state = optimizer.init(params)
     elif _layout(opt_state) != _layout(jax.eval_shape(optimizer.init, params)):

@@ -1093,6 +1093,10 @@ WRONG = {
         ),
         "opt_state must be what this optimizer keeps",
     ),
+    "fit: a loss that is not passed on": (
+        lambda: fit(squared, a(), a(4), optimizer=optax.MultiSteps(optax.polyak_sgd(), 2)),
+        "optimizer has a part that asks for the loss.*such as optax.MultiSteps",
+    ),
     "fit: metrics left out": (
         lambda: fit(squared, a(), a(3), has_aux=True),
         r"must return \(loss, metrics\), got",
