@@ -1170,6 +1170,10 @@ WRONG = {
         r"the leaf at \['rate'\] must be an array, got float",
     ),
     "save: step": (lambda: checkpoint.save(None, -1, a(3)), "step must be .* got -1"),
+    "save: two leaves of one name": (
+        lambda: checkpoint.save(None, 1, {"a.b": a(3), "a": {"b": a(3)}}),
+        r"leaves at \['a'\]\['b'\] and \['a.b'\] would both be written as 'a.b'; rename",
+    ),
     "save: number": (lambda: checkpoint.save(None, 1, 0.1), "the leaf at the root must be"),
     "shard_gpt: axis": (lambda: shard(axis="heads"), r"one of the mesh's, \('model',\)"),
     "shard_gpt: params": (lambda: shard({}), "params"),
