@@ -60,7 +60,8 @@ def _prepared(*, length_axis: int) -> Callable[[_Same], _Same]:
             return prepared
 
         prepared: Any = through(fn)
-        prepared.lower = through(fn.lower)  # type: ignore[attr-defined]
+        for name in ("lower", "trace", "eval_shape"):
+            setattr(prepared, name, through(getattr(fn, name)))
         return prepared
 
     return decorate

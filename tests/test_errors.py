@@ -299,6 +299,30 @@ WRONG = {
         lambda: attention.attention(*QKV, alibi=a(2)),
         r"alibi must hold one slope a head, \(3,\), got \(2,\)",
     ),
+    "attention: traced scale": (
+        lambda: jax.jit(lambda scale: attention.attention(*QKV, scale=scale))(0.1),
+        "scale must be known while the program is traced, got a traced array; pass a number",
+    ),
+    "init_mlp: widths in an array": (
+        lambda: layers.init_mlp(GET, whole(3)),
+        r"widths must be known .* got an array of shape \(3,\); .* tuple\(x\)",
+    ),
+    "attention: mask by name": (
+        lambda: attention.attention(*QKV, mask="causal"),
+        "mask must be an array or a tree of arrays, got str in it",
+    ),
+    "fit: misspelt": (
+        lambda: train.fit(squared, a(), a(3), optimiser=optax.sgd(0.1)),
+        "got an unexpected keyword argument 'optimiser'",
+    ),
+    "dense: misspelt": (
+        lambda: layers.dense(KERNEL, a(4), rate="fast"),
+        "got an unexpected keyword argument 'rate'",
+    ),
+    "fit: generator": (
+        lambda: fit(squared, a(), (a() for _ in range(3))),
+        "batches must be an array or a tree of arrays, got generator in it; .*jnp.stack",
+    ),
     "rope: width": (lambda: attention.rope(a(5, 3, 7)), "an even width, got .5, 3, 7."),
     "rope: positions": (
         lambda: attention.rope(a(5, 3, 8), whole(4)),
@@ -1191,6 +1215,7 @@ WRONG = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Python iterable type 'generator'")  # JAX's own word
 @pytest.mark.parametrize("case", WRONG)
 def test_the_message_names_the_function_and_the_fault(case):
     call, piece = WRONG[case]
@@ -1198,6 +1223,43 @@ def test_the_message_names_the_function_and_the_fault(case):
     with pytest.raises((TypeError, ValueError), match=f"{function}: .*{piece}") as caught:
         call()
     assert len(str(caught.value)) < 300
+
+
+IMAGE, FILTER = a(1, 5, 7, 2), a(3, 3, 2, 4)
+SETTLED = {
+    "number in an array": (
+        lambda scale: attention.attention(*QKV, scale=scale),
+        jnp.float32(0.5),
+        0.5,
+    ),
+    "list": (lambda window: attention.attention(*QKV, window=window), [1, 0], (1, 0)),
+    "option of an option": (
+        lambda window: attention.multi_head_attention(HEADS, a(5, 6), heads=2, window=window),
+        [1, jnp.array(0)],
+        (1, 0),
+    ),
+    "NumPy's number": (lambda x: layers.layer_norm({}, a(3), epsilon=x), np.array(0.5), 0.5),
+    "base": (lambda base: attention.rope(a(5, 3, 8), base=base), jnp.float32(100), 100.0),
+    "list by place": (lambda x: layers.init_mlp(GET, x), [3, 4], (3, 4)),
+    "lists in a list": (
+        lambda x: layers.conv2d(IMAGE, FILTER, strides=x[0], padding=x[1:]),
+        [[2, 1], [1, 1], [0, 1]],
+        ((2, 1), (1, 1), (0, 1)),
+    ),
+    "list in a config": (
+        lambda image: transformer.init_vit(GET, VISION.replace(image=image)),
+        [4, 6, 3],
+        (4, 6, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SETTLED)
+def test_static_options_come_as_lists_and_arrays_too(case):
+    call, loose, settled = SETTLED[case]
+    jax.tree.map(np.testing.assert_array_equal, call(loose), call(settled))
+    with jax.disable_jit():
+        call(loose)
 
 
 def test_the_messages_come_while_tracing_too():
