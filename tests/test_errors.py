@@ -169,6 +169,19 @@ WRONG = {
         lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding=((1, -1), (0, 0))),
         r"padding must be .* at least 0, got \(1, -1\)",
     ),
+    **{
+        f"{function}: padding {padding!r}": (call(padding), "padding must be .* got")
+        for function, call in {
+            "conv2d": lambda p: lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding=p),
+            "im2col": lambda p: lambda: layers.im2col(a(1, 5, 5), size=3, padding=p),
+            "conv2d_flops": lambda p: (
+                lambda: layers.conv2d_flops(
+                    n=1, h=5, w=5, kh=3, kw=3, c_in=1, c_out=1, padding=p
+                )
+            ),
+        }.items()
+        for padding in (-1, 1.5, None)
+    },
     "conv2d: one margin": (
         lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding=((1, 1),)),
         "padding must be .*top, bottom",
