@@ -676,7 +676,8 @@ def load_gpt2(path: str | os.PathLike, *, heads: int | None = None) -> Pretraine
             `save_gpt2` writes them, or the ``config.json`` beside it, as transformers does.
 
     Returns:
-        Parameters in the dtype of the file, and the shape that they have.
+        Parameters in the dtype of the file, but for float64 where JAX has no numbers of 64 bits
+        (``jax_enable_x64``), which comes in float32; and the shape that they have.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -719,7 +720,7 @@ def save_gpt2(
     the old one or the whole new one; with a ``config.json`` beside it, transformers reads it.
 
     Args:
-        path: The file, replaced if it exists.
+        path: The file, replaced if it exists, or a folder, for a ``model.safetensors`` in it.
         params: What `init_gpt` returns.
         config: The shape that ``params`` have; its heads go into the file's metadata.
 
@@ -745,7 +746,9 @@ def save_gpt2(
     """
     _check_params("save_gpt2", params, config)
     described = {"format": "pt", "n_head": str(config.heads)}
-    write({Path(path): tensors_file(_gpt2.tensors_of(params), described)})
+    path = Path(path)
+    path = path / "model.safetensors" if path.is_dir() else path
+    write({path: tensors_file(_gpt2.tensors_of(params), described)})
 
 
 @jit(static_argnames=("config", "dtype"))

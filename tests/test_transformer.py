@@ -336,7 +336,7 @@ def test_the_likeliest_stays_whatever_is_asked_under_jit(top_p):
 
 def test_what_is_saved_is_loaded(tmp_path):
     params = lively(dtype="bfloat16")
-    save_gpt2(tmp_path / "model.safetensors", params, config=CONFIG)
+    save_gpt2(tmp_path, params, config=CONFIG)
     again, config = load_gpt2(tmp_path)
     assert config == CONFIG
     assert jax.tree.structure(again) == jax.tree.structure(params)
