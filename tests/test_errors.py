@@ -1,5 +1,6 @@
 """What a user reads after a wrong call: the function, the argument, what to do."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -335,6 +336,35 @@ WRONG = {
     "fit: generator": (
         lambda: fit(squared, a(), (a() for _ in range(3))),
         "batches must be an array or a tree of arrays, got generator in it; .*jnp.stack",
+    ),
+    "attention: lengths beyond keys by name": (
+        lambda: attention.attention(QKV[0], k=QKV[1], v=QKV[2], lengths=jnp.array(9)),
+        "lengths must be from 0 to the 2 keys, got 9",
+    ),
+    "attention: mask that gives nothing": (
+        lambda: attention.attention(*QKV, mask=lambda *_: None),
+        "must give booleans.* got NoneType",
+    ),
+    "attention_flops: no query": (
+        lambda: attention.attention_flops(t=0, s=5, h=1, d_k=1, d_v=1),
+        "t must be a whole number of at least 1, got 0",
+    ),
+    "rope: base": (lambda: attention.rope(a(5, 3, 8), base=0.0), "base must be above 0"),
+    "combine: one set": (
+        lambda: lora.combine({"w": LOW}, [1.0]),
+        r"adapters must be a list of sets.* got one dict; pass \[adapters\]",
+    ),
+    "init: no regular expression": (
+        lambda: adapters(where="("),
+        r"where must be a regular expression, got '\('",
+    ),
+    "init: no regular expression for a rank": (
+        lambda: adapters({"(": 2}),
+        r"rank must be a regular expression, got '\('",
+    ),
+    "save_peft: scale": (
+        lambda: lora.save_peft("never", {"w": replace(LOW, scale=np.nan)}, {"w": "w"}),
+        "scale of w must be finite, got nan",
     ),
     "rope: width": (lambda: attention.rope(a(5, 3, 7)), "an even width, got .5, 3, 7."),
     "rope: positions": (
