@@ -91,21 +91,30 @@ def pairs(t: int, s: int, left: Reach, right: Reach) -> int:
 
 def attend(rows: Rows, keys: Keys, options: Options) -> Array:
     """Average the values for all queries, (b, n, g, t, d_v)."""
-    b, n, *_ = rows.q.shape
-    numbers = math.prod(rows.q.shape[:4]) * keys.k.shape[-1]
-    devices = _checks.devices(rows.q)
+    (b, *sizes), s = rows.q.shape, keys.k.shape[-1]
+    if not all(isinstance(size, int) for size in (*sizes, s)):
+        raise ValueError(
+            "attention: an exported program may leave open how long leading axes are, and "
+            f"nothing else, got {sizes[2]} queries and {s} keys; pad them, and pass lengths."
+        )
+    n, devices = sizes[0], _checks.devices(rows.q)
     room = devices * (BLOCK_NUMBERS if _on_cpu() else WIDE_BLOCK_NUMBERS)
     # Scores that fit in one block are kept for the gradient; making them again costs more.
-    kept = numbers <= room
+    known = isinstance(b, int)
+    kept = known and math.prod(rows.q.shape[:4]) * s <= room
 
     def one(operands: tuple[Rows, Keys], room: int) -> Array:
         return _attend(*operands, options, kept=kept, room=room)
 
     if devices == 1:
-        return one((rows, keys), room)
+        each = functools.partial(one, room=room)
+        return each((rows, keys)) if known else _loop(each, 0, 1, (rows, keys))
     # Batch and heads may be sharded, and to merge the two or loop over one would gather them.
-    all_at_once = functools.partial(one, room=room // (b * n))
-    return _mapped(functools.partial(_mapped, all_at_once, 1), 0, (rows, keys))
+    all_at_once = functools.partial(one, room=room // (b * n if known else n))
+    heads_at_once = functools.partial(_mapped, all_at_once, 1)
+    if known:
+        return _mapped(heads_at_once, 0, (rows, keys))
+    return _loop(heads_at_once, 0, 1, (rows, keys))
 
 
 def _attend(rows: Rows, keys: Keys, options: Options, *, kept: bool, room: int) -> Array:
@@ -188,7 +197,7 @@ def _scores(rows: Rows, keys: Keys, first: int, options: Options) -> tuple[Array
     wide = _checks.wide(rows.q.dtype)
 
     def flat(x: Array) -> Array:
-        some, rows = (max(axes) > 1 for axes in (x.shape[:2], x.shape[2:4]))
+        some, rows = (set(axes) != {1} for axes in (x.shape[:2], x.shape[2:4]))
         lead, middle = (b, n) if some else (1, 1), (g, t) if rows else (1, 1)
         x = jnp.broadcast_to(x, (*lead, *middle, x.shape[-1]))
         return x.reshape(math.prod(lead), math.prod(middle), -1)
@@ -273,10 +282,11 @@ def _mapped(f: Callable, axis: int, operands: Any) -> Array:
 def _loop(f: Callable, axis: int, size: int, operands: Any) -> Array:
     """Map over slices of an axis, ``size`` at a time; what is 1 long there serves every one."""
     leaves, tree = jax.tree.flatten(operands)
-    count = max(x.shape[axis] for x in leaves) // size
-    if count <= 1:
+    moves = [x.shape[axis] != 1 for x in leaves]
+    # Not the largest: what an exported program leaves open has no order.
+    count = next((x.shape[axis] for x, m in zip(leaves, moves, strict=True) if m), 1) // size
+    if count == 1:
         return f(operands)
-    moves = [x.shape[axis] > 1 for x in leaves]
 
     def cut(x: Array) -> Array:
         split = x.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :])

@@ -124,6 +124,16 @@ def positive(function: str, **arguments: int) -> None:
             )
 
 
+def manager(function: str, **arguments: Any) -> None:
+    """Refuse what is no orbax checkpoint manager, a directory's name above all."""
+    for name, value in arguments.items():
+        if not hasattr(value, "all_steps"):
+            raise TypeError(
+                f"{function}: {name} must be an orbax.checkpoint.CheckpointManager, got "
+                f"{_kind(value)}; pass CheckpointManager(directory)."
+            )
+
+
 def devices(x: jax.Array) -> int:
     """At least as many devices as x may lie on: those here, or of its mesh elsewhere."""
     mesh = jax.typeof(x).sharding.mesh

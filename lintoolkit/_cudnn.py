@@ -21,6 +21,7 @@ def applies(q: Array, k: Array, v: Array, *, causal: bool) -> bool:
     return (
         jax.default_backend() == "gpu"
         and jax.devices()[0].device_kind.startswith("NVIDIA")
+        and all(isinstance(n, int) for n in q.shape)  # known, where a program is exported
         and q.dtype in (jnp.bfloat16, jnp.float16)
         and q.shape[-1] == v.shape[-1]
         and q.shape[-1] % 8 == 0

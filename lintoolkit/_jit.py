@@ -1,9 +1,16 @@
-"""`jax.jit`, through which type checkers see the signature: JAX's own type forgets it."""
+"""`jax.jit`, through which type checkers see the signature: JAX's own type forgets it.
 
-from collections.abc import Callable, Sequence
+What it refuses, a list for a static option above all, is put right or refused by name.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 import jax
+import numpy as np
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -37,4 +44,98 @@ if TYPE_CHECKING:
         """`jax.jit`."""
 
 else:
-    jit = jax.jit
+
+    def jit(fun=None, /, *, static_argnames=()):
+        """`jax.jit`."""
+        if fun is None:
+            return functools.partial(jit, static_argnames=static_argnames)
+        compiled = jax.jit(fun, static_argnames=static_argnames)
+
+        def through(call):
+            @functools.wraps(fun)
+            def prepared(*args, **kwargs):
+                try:
+                    return call(*args, **kwargs)
+                except (TypeError, ValueError):
+                    again = _put_right(fun, static_argnames, args, kwargs)
+                    if again is None:
+                        raise
+                args, kwargs = again
+                return call(*args, **kwargs)
+
+            return prepared
+
+        prepared = through(compiled)
+        for name in ("lower", "trace", "eval_shape"):
+            setattr(prepared, name, through(getattr(compiled, name)))
+        prepared.clear_cache = compiled.clear_cache
+        return prepared
+
+
+def _put_right(
+    fun: Callable, static: Sequence[str], args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]] | None:
+    """Arguments that `jax.jit` takes in place of some that it refused, if these were why."""
+    function, signature = fun.__name__.lstrip("_"), inspect.signature(fun)
+    try:
+        signature.bind_partial(*args, **kwargs)  # what is misspelt before what is missing
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{function}: {error}.") from None
+    places = [*zip(signature.parameters, args, strict=False), *kwargs.items()]
+    values, changed = [], False
+    for name, value in places:
+        if name not in static:
+            _check_leaves(function, name, value)
+        elif not _is_hashable(value):
+            value, changed = _settled(value), True
+            if not _is_hashable(value):
+                raise TypeError(
+                    f"{function}: {name} must be known while the program is traced, got "
+                    f"{_kind(value)}; pass a number, a tuple or a function, float(x) or "
+                    "tuple(x), from outside jax.jit."
+                )
+        values.append(value)
+    if not changed:
+        return None
+    return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
+
+
+def _settled(value: Any) -> Any:
+    """The number that an array holds, the tuple that a list could be, in configs too."""
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return tuple(map(_settled, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **{n: _settled(x) for n, x in fields.items()})
+    if isinstance(value, jax.Array | np.ndarray) and not isinstance(value, jax.core.Tracer):
+        return value.item() if value.ndim == 0 else value
+    return value
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_leaves(function: str, name: str, value: Any) -> None:
+    """Refuse what is no array and no tree of them."""
+    # An iterator is said to be a leaf, or what JAX thinks of it would come first.
+    for leaf in jax.tree.leaves(value, is_leaf=lambda x: isinstance(x, Iterator)):
+        number = isinstance(leaf, bool | int | float | complex)
+        if not (number or hasattr(leaf, "dtype") or hasattr(leaf, "__jax_array__")):
+            raise TypeError(
+                f"{function}: {name} must be an array or a tree of arrays, got "
+                f"{_kind(leaf)} in it; wrap it in jnp.asarray, or jnp.stack what it gives."
+            )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, jax.core.Tracer):
+        return "a traced array"
+    if hasattr(value, "shape"):
+        return f"an array of shape {value.shape}"
+    return type(value).__name__

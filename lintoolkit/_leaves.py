@@ -42,7 +42,7 @@ def chosen_by(function: str, params: PyTree, where: Where) -> dict[str, Any]:
         missed = [] if chosen else ["the function"]
     else:
         patterns = [where] if isinstance(where, str) else list(where)
-        hit = lambda pattern: {path for path in able if re.search(pattern, path)}
+        hit = lambda pattern: {p for p in able if _finds(function, "where", pattern, p)}
         missed = [pattern for pattern in patterns if not hit(pattern)]
         wanted = set[str]().union(*map(hit, patterns))
         chosen = {path: leaf for path, leaf in able.items() if path in wanted}
@@ -64,11 +64,21 @@ def said_of(function: str, option: str, given: Any, path: str) -> Any:
     if path in given:
         return given[path]
     for pattern, value in given.items():
-        if re.search(pattern, path):
+        if _finds(function, option, pattern, path):
             return value
     raise ValueError(
         f"{function}: {option} must say something of {path}, got {dict(given)!r:.80}."
     )
+
+
+def _finds(function: str, option: str, pattern: str, path: str) -> bool:
+    try:
+        return re.search(pattern, path) is not None
+    except re.error as error:
+        raise ValueError(
+            f"{function}: {option} must be a regular expression, got {pattern!r:.60}: {error}; "
+            "re.escape makes one of a path."
+        ) from None
 
 
 def layout_of(function: str, given: Any, path: str, leaf: Any) -> str:

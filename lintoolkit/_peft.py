@@ -75,6 +75,7 @@ def save(
         (kind,) = kinds
         each = [_to_torch(adapters[path], index, kind) for path, index in pieces]
         a, b, scale = each[0] if len(each) == 1 else _joined(each)
+        scale = float(scale)  # JSON has no numbers of NumPy's
         for suffix, tensor in zip(SUFFIXES[kind], (a, b), strict=True):
             tensors[PREFIX + module + suffix] = tensor
         ranks[module], alphas[module] = len(a), scale * len(a)

@@ -10,6 +10,7 @@ d_model = h d_k.
 """
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -41,26 +42,29 @@ Mask = Bool[Array, "..."] | Callable[[Array, Array], Array]
 def _prepared(*, length_axis: int) -> Callable[[_Same], _Same]:
     # Known lengths are checked against the second operand's; a function is made an operand.
 
-    def ready(name: str, *operands: Any, **options: Any) -> dict[str, Any]:
+    def ready(name: str, second_name: str, *operands: Any, **options: Any) -> dict[str, Any]:
         mask, lengths = options.get("mask"), options.get("lengths")
         if callable(mask) and not isinstance(mask, jax.tree_util.Partial):
             options["mask"] = jax.tree_util.Partial(mask)  # no operand: part of the program
         known = lengths is not None and not isinstance(lengths, jax.core.Tracer)
-        if known and len(operands) > 1 and jnp.ndim(operands[1]) >= -length_axis:
-            keys = jnp.shape(operands[1])[length_axis]
-            _check_known_lengths(name, np.asarray(lengths), keys)
+        second: Any = operands[1] if len(operands) > 1 else options.get(second_name)
+        if known and np.ndim(second) >= -length_axis:
+            _check_known_lengths(name, np.asarray(lengths), np.shape(second)[length_axis])
         return options
 
     def decorate(fn: _Same) -> _Same:
+        name, second_name = fn.__name__, list(inspect.signature(fn).parameters)[1]
+
         def through(call: Callable) -> Callable:
             @functools.wraps(call)
             def prepared(*operands: Any, **options: Any) -> Any:
-                return call(*operands, **ready(fn.__name__, *operands, **options))
+                return call(*operands, **ready(name, second_name, *operands, **options))
 
             return prepared
 
         prepared: Any = through(fn)
-        prepared.lower = through(fn.lower)  # type: ignore[attr-defined]
+        for stage in ("lower", "trace", "eval_shape"):
+            setattr(prepared, stage, through(getattr(fn, stage)))
         return prepared
 
     return decorate
@@ -169,7 +173,8 @@ def attention(
     the weights exist for a block of queries at a time: memory grows with t + s, not t s, in
     every derivative of first order too; off the CPU a block of 2²⁶ scores comes on top, for
     each item of a `jax.vmap`. On a machine with an NVIDIA GPU, half precision of even lengths
-    without options other than causal and scale is cuDNN's where the program runs on CUDA.
+    without options other than causal and scale is cuDNN's where the program runs on CUDA. A
+    program of `jax.export` may leave the length of leading axes open; items then go one by one.
 
     Args:
         q: Queries.
@@ -264,7 +269,11 @@ def attention_flops(
     Returns:
         2 t s h (d_k + d_v); with causality or a window, from 257 queries on, t s is the
         number of pairs in the spans that are computed.
+
+    Raises:
+        ValueError: If ``t``, ``s`` or ``h`` is below 1, or ``window`` is none.
     """
+    _checks.positive("attention_flops", t=t, s=s, h=h)
     return 2 * _blockwise.pairs(t, s, *_reach(causal, window)) * h * (d_k + d_v)
 
 
@@ -292,7 +301,8 @@ def rope(
 
     Raises:
         TypeError: If ``x`` is not floating or ``positions`` are not integers.
-        ValueError: If the width is odd, or ``positions`` do not fit the rows of ``x``.
+        ValueError: If the width is odd, ``positions`` do not fit the rows of ``x``, or ``base``
+            is not above 0.
 
     Cost:
         t d / 2 sines and cosines, and 3 t h d FLOP to rotate.
@@ -313,6 +323,8 @@ def rope(
         raise ValueError(
             f"rope: x must be (..., length, heads, width) with an even width, got {x.shape}."
         )
+    if not base > 0:
+        raise ValueError(f"rope: base must be above 0, got {base!r}; 10000.0 is usual.")
     if positions is None:
         positions = jnp.arange(x.shape[-3])
     _check_whole("rope", positions=positions)
@@ -544,7 +556,7 @@ def _operands(
         if x is None:
             return None
         x = x.reshape((1,) * (len(table) - x.ndim) + x.shape)
-        if math.prod(x.shape[:-3]) > 1:
+        if math.prod(x.shape[:-3]) != 1:
             x = jnp.broadcast_to(x, (*batch, *x.shape[-3:]))
         heads = (n, h // n) if x.shape[-3] > 1 else (1, 1)
         return x.reshape(-1, *heads, *x.shape[-2:])
@@ -624,17 +636,19 @@ def _check_mask(function: str, mask: Array) -> None:
 def _visible(function: str, mask: Callable[[Array, Array], Array], i: Array, j: Array) -> Array:
     seen = mask(i, j)
     shape = jnp.broadcast_shapes(i.shape, j.shape)
-    if not isinstance(seen, jax.Array) or seen.dtype != bool or seen.ndim > len(shape):
+    is_array = isinstance(seen, jax.Array)
+    if not is_array or seen.dtype != bool or seen.ndim > len(shape):
+        got = jax.typeof(seen) if is_array else type(seen).__name__
         raise TypeError(
             f"{function}: mask, a function of the numbers of queries and keys, must give "
-            f"booleans for them, of shape {shape}, got {jax.typeof(seen)}."
+            f"booleans for them, of shape {shape}, got {got}."
         )
     _check_broadcast(function, "what mask gives", seen, shape, "(h t, s)")
     return seen
 
 
 def _check_broadcast(
-    function: str, name: str, x: Array, shape: tuple[int, ...], axes: str
+    function: str, name: str, x: Array, shape: tuple[Any, ...], axes: str
 ) -> None:
     if x.ndim > len(shape):
         raise ValueError(

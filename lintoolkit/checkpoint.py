@@ -20,6 +20,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 from jaxtyping import Array, PyTree, Shaped, UInt32
 
+from lintoolkit import _checks
 from lintoolkit._jit import jit
 
 __all__ = [
@@ -138,8 +139,9 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
         tree: Any pytree of arrays, random keys too; over processes, of global arrays.
 
     Raises:
-        TypeError: If a leaf is not an array.
-        ValueError: If the step is negative.
+        TypeError: If a leaf is not an array, or ``manager`` no manager.
+        ValueError: If the step is negative, or two leaves would be written under one name, as
+            those of "a.b" and of "b" in "a".
         OSError: If this step or the one before cannot be written; it names the directory, whose
             older steps are as they were. Orbax's threads then hold up the process's exit for
             minutes; `lintoolkit.launch.member` does not wait for them.
@@ -167,6 +169,8 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
     if not isinstance(step, int | np.integer) or step < 0:
         raise ValueError(f"save: step must be a whole number of at least 0, got {step!r}.")
     _leaves("save", tree)
+    _check_names(tree)
+    _checks.manager("save", manager=manager)
     leaves = digest(tree)
     finish(manager)
     with _writing(manager):
@@ -191,6 +195,7 @@ def finish(manager: "orbax.checkpoint.CheckpointManager") -> None:
         manager: As for `save`.
 
     Raises:
+        TypeError: If ``manager`` is no manager.
         OSError: If it cannot be written; it names the directory, whose older steps are as they
             were.
 
@@ -211,6 +216,7 @@ def finish(manager: "orbax.checkpoint.CheckpointManager") -> None:
         Eisenman et al., Check-N-Run: a Checkpointing System for Training Deep Learning
         Recommendation Models (2022), NSDI, section 3.
     """
+    _checks.manager("finish", manager=manager)
     with _writing(manager):
         manager.wait_until_finished()
 
@@ -241,14 +247,15 @@ def restore(
     Args:
         manager: As for `save`.
         like: Arrays, or `jax.ShapeDtypeStruct`, in the structure that was saved; their
-            shardings say where the state is to lie. Or a function that makes them of a step's
-            `digest`, where shapes are not known before.
+            shardings, if any, say where the state is to lie. Or a function that makes them of a
+            step's `digest`, where shapes are not known before.
 
     Returns:
         The step, its tree, and the reasons that newer steps are not good.
 
     Raises:
         FileNotFoundError: If the manager has no step.
+        TypeError: If ``manager`` is no manager, or a leaf of ``like`` has no shape and dtype.
         ValueError: If no step is good, or a good one has other paths, dtypes or shapes.
 
     Cost:
@@ -271,6 +278,9 @@ def restore(
         Eisenman et al., Check-N-Run: a Checkpointing System for Training Deep Learning
         Recommendation Models (2022), NSDI, section 3.
     """
+    _checks.manager("restore", manager=manager)
+    if not callable(like):
+        _check_templates(like)
     skipped: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
         tree, reason = None, ""
@@ -282,6 +292,7 @@ def restore(
             skipped[step] = reason or "another process could not read it"
             continue
         wanted = like(stored) if callable(like) else like
+        _check_templates(wanted)
         _check_layout(step, stored, wanted)
         try:
             tree = _read(manager, step, wanted)
@@ -319,7 +330,8 @@ def _read(manager: Any, step: int, wanted: PyTree) -> PyTree:
     import orbax.checkpoint as ocp
 
     shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), wanted
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)),
+        wanted,
     )
     # Without the structure named tuples would come back as plain ones.
     args = ocp.args.StandardRestore({"tree": shapes})
@@ -334,6 +346,29 @@ def _read(manager: Any, step: int, wanted: PyTree) -> PyTree:
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
         return reader.restore(place, args=args)["tree"]
+
+
+def _check_names(tree: PyTree) -> None:
+    # Orbax joins a path with dots, and of two leaves of one name keeps one.
+    named: dict[str, str] = {}
+    for path, _ in jax.tree.flatten_with_path(tree)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        here = jax.tree_util.keystr(path)
+        if name in named:
+            raise ValueError(
+                f"save: the leaves at {named[name]} and {here} would both be written as "
+                f"{name!r}; rename a key."
+            )
+        named[name] = here
+
+
+def _check_templates(wanted: PyTree) -> None:
+    for path, leaf in jax.tree.flatten_with_path(wanted)[0]:
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"restore: the leaf of like at {jax.tree_util.keystr(path) or 'the root'} must "
+                f"be an array or a jax.ShapeDtypeStruct, got {type(leaf).__name__}."
+            )
 
 
 def _check_layout(step: int, stored: dict[str, list], wanted: PyTree) -> None:

@@ -548,7 +548,7 @@ def im2col(
     *,
     size: int | tuple[int, int],
     strides: int | tuple[int, int] = 1,
-    padding: str | Margins = "VALID",
+    padding: str | int | Margins = "VALID",
     dilation: int | tuple[int, int] = 1,
 ) -> Shaped[Array, "taps positions"]:
     """Lay the windows of an image out as columns, so that convolution is one product.
@@ -613,7 +613,7 @@ def conv2d(
     kernel: Float[Array, "kh kw c_in c_out"],
     *,
     strides: int | tuple[int, int] = 1,
-    padding: str | Margins = "VALID",
+    padding: str | int | Margins = "VALID",
     dilation: int | tuple[int, int] = 1,
 ) -> Float[Array, "n out_h out_w c_out"]:
     r"""Slide filters over images.
@@ -628,7 +628,7 @@ def conv2d(
         strides: Pixels from one position to the next, down and across; one number for both.
         padding: "VALID" keeps the positions where the filter fits; "SAME" pads with zeros
             to keep the size (divided by the stride, rounded up); ``((top, bottom),
-            (left, right))`` pads with so many.
+            (left, right))`` pads with so many, and one number with that many all round.
         dilation: Pixels between a filter's taps, down and across; one number for both.
 
     Returns:
@@ -676,7 +676,7 @@ def conv2d_flops(
     c_in: int,
     c_out: int,
     strides: int | tuple[int, int] = 1,
-    padding: str | Margins = "VALID",
+    padding: str | int | Margins = "VALID",
     dilation: int | tuple[int, int] = 1,
 ) -> int:
     """FLOP of one `conv2d`; taps that fall on padding are no work and are not counted.
@@ -724,7 +724,7 @@ def _slides(
     lengths: Sequence[int],
     sides: Sequence[int],
     strides: int | tuple[int, int],
-    padding: str | Margins,
+    padding: str | int | Margins,
     dilation: int | tuple[int, int],
 ) -> list[_Slide]:
     steps = _pair(function, "strides", strides)
@@ -736,12 +736,14 @@ def _slides(
                 f"{function}: padding must be 'VALID' or 'SAME' or two pairs, got {padding!r}."
             )
         margins = jax.lax.padtype_to_pads(lengths, reach, steps, padding)
+    elif isinstance(padding, int | np.integer):
+        margins = [_pair(function, "padding", padding, least=0)] * 2
     else:
-        margins = [_pair(function, "padding", pair, least=0) for pair in padding]
-        if len(margins) != 2:
+        if not isinstance(padding, tuple | list) or len(padding) != 2:
             raise ValueError(
-                f"{function}: padding must be ((top, bottom), (left, right)), got {padding}."
+                f"{function}: padding must be ((top, bottom), (left, right)), got {padding!r}."
             )
+        margins = [_pair(function, "padding", pair, least=0) for pair in padding]
     room = [length + sum(pair) for length, pair in zip(lengths, margins, strict=True)]
     if any(far > whole for far, whole in zip(reach, room, strict=True)):
         raise ValueError(
@@ -757,7 +759,7 @@ def _slides(
 def _pair(
     function: str, name: str, value: int | tuple[int, int], *, least: int = 1
 ) -> tuple[int, int]:
-    pair = value if isinstance(value, tuple) else (value, value)
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
     whole = all(isinstance(part, int | np.integer) and part >= least for part in pair)
     if len(pair) != 2 or not whole:
         raise ValueError(

@@ -588,6 +588,7 @@ def combine(
         Adapters of scale 1.
 
     Raises:
+        TypeError: If ``adapters`` is no list of sets, or an adapter no `LowRank`.
         ValueError: If there is not one weight a set, a leaf's layouts or shapes differ, a rank
             is not in 1..R, or both ``rank`` and ``energy`` are given.
 
@@ -606,6 +607,11 @@ def combine(
     References:
         Golub and Van Loan, Matrix Computations, 4th ed. (2013), sections 2.4 and 5.2.
     """
+    if isinstance(adapters, Mapping):
+        raise TypeError(
+            "combine: adapters must be a list of sets, each a dict from path to LowRank, got "
+            "one dict; pass [adapters], or list(adapters.values()) of named sets."
+        )
     if len(adapters) != len(weights) or not adapters:
         raise ValueError(
             f"combine: weights must be one number for each set of adapters, got {len(weights)} "
@@ -726,8 +732,8 @@ def save_peft(
 
     Raises:
         TypeError: If an adapter is no `LowRank`.
-        ValueError: If an adapter has no name or not as many as its stack is high, or shares a
-            module with a leaf that has no adapter.
+        ValueError: If an adapter has no name or not as many as its stack is high, shares a
+            module with a leaf that has no adapter, or has a scale that is not finite.
 
     Cost:
         One write of the factors.
@@ -746,6 +752,8 @@ def save_peft(
     """
     for path, low in adapters.items():
         _check_low("save_peft", path, low)
+        if not math.isfinite(low.scale):
+            raise ValueError(f"save_peft: scale of {path} must be finite, got {low.scale}.")
     described = {"base_model_name_or_path": base_model, "task_type": task_type}
     _peft.save(Path(folder), adapters, names, tables, described)
 
@@ -773,7 +781,7 @@ def load_peft(
         Adapters in the dtype of the file.
 
     Raises:
-        FileNotFoundError: If a file is not there.
+        FileNotFoundError: If the folder or a file is not there.
         ValueError: If a file is corrupt; a tensor is unknown, has no name in ``names`` or is
             not of the shape or rank that params and configuration say; or the configuration
             asks for more than LoRA: DoRA, biases, modules saved whole, another beginning of
@@ -795,6 +803,8 @@ def load_peft(
         Mangrulkar et al., PEFT: State-of-the-art Parameter-Efficient Fine-Tuning methods
         (2022), the checkpoint format.
     """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"load_peft: there is no folder {folder}.")
     leaves, _ = by_path("load_peft", params)
     named = {}
     for path in names:
@@ -914,7 +924,8 @@ def _compressed(path: str, low: LowRank, rank: int | None, energy: float | None)
 def _scale(alpha: float | int | None, rank: int, *, rslora: bool) -> float:
     if alpha is None:
         return 1.0
-    return float(alpha) / (math.sqrt(rank) if rslora else rank)
+    # Python's, or it would promote what it scales.
+    return float(alpha) / float(math.sqrt(rank) if rslora else rank)
 
 
 # Checks

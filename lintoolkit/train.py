@@ -64,10 +64,12 @@ def fit(
         loss_fn: ``loss_fn(params, batch)``, a scalar. Pass the same function and the same
             optimiser object again and nothing is compiled anew.
         params: A pytree of floating arrays.
-        batches: A pytree of arrays whose first axis is the step.
+        batches: A pytree of arrays whose first axis is the step; of a list of batches,
+            ``jax.tree.map(lambda *x: jnp.stack(x), *batches)``.
         optimizer: Any optax transformation; clipping, schedules and accumulation are optax's:
             ``optax.MultiSteps(sgd, 4).gradient_transformation()`` steps once in four batches,
-            along their mean gradient.
+            along their mean gradient. What asks for the loss too, as ``optax.lbfgs`` does,
+            gets that of the batch.
         opt_state: Where to go on from, `Fit.opt_state` of the run before; a fresh one if None.
         has_aux: Whether ``loss_fn`` returns ``(loss, metrics)``, metrics any pytree of arrays.
         until: The loss that is small enough: at the first one not above it the run stands
@@ -79,7 +81,8 @@ def fit(
 
     Raises:
         TypeError: If a parameter or the loss is not floating, ``loss_fn`` is no function, or
-            ``optimizer`` no optax transformation.
+            ``optimizer`` no optax transformation, or one in which the loss is asked for and
+            not passed on.
         ValueError: If the batches disagree on the number of steps, there is no step, the loss
             is not a scalar, or ``opt_state`` belongs to another optimiser or other parameters.
 
@@ -100,14 +103,7 @@ def fit(
     _check_arguments(loss_fn, params, optimizer)
     leaves = _by_path("batches", batches)
     _checks.arrays("fit", **leaves)
-    steps = {x.shape[0] if x.ndim else None for x in leaves.values()}
-    if len(steps) != 1 or None in steps:
-        shapes = ", ".join(f"{name} {x.shape}" for name, x in leaves.items())
-        raise ValueError(
-            "fit: the first axis of every array in batches must be the step, of one length, "
-            f"got {shapes or 'no array'}; one batch is used n times as "
-            "jnp.broadcast_to(x, (n, *x.shape))."
-        )
+    _steps_of("fit", leaves)
     for name, x in leaves.items():
         if any(jax.typeof(x).sharding.spec[:1]):
             raise ValueError(
@@ -141,7 +137,19 @@ def fit(
         seen, gradient = jax.value_and_grad(scalar_loss, has_aux=True)(params, batch)
 
         def move() -> tuple[PyTree, PyTree]:
-            updates, moved = optimizer.update(gradient, opt_state, params)
+            # Some optimisers ask for the loss too, or search along a line.
+            more = {"value": seen[0], "grad": gradient}
+            more["value_fn"] = lambda params: scalar_loss(params, batch)[0]
+            try:
+                updates, moved = extended.update(gradient, opt_state, params, **more)
+            except TypeError as error:
+                if "missing" not in str(error) or "'value'" not in str(error):
+                    raise
+                raise TypeError(
+                    "fit: optimizer has a part that asks for the loss, as optax.lbfgs and "
+                    "reduce_on_plateau do, inside one that does not pass it on, such as "
+                    "optax.MultiSteps; take the one or the other."
+                ) from error
             return optax.apply_updates(params, updates), moved
 
         if until is None:
@@ -154,6 +162,7 @@ def fit(
         state, seen = jax.lax.cond(done, lambda: (state, nothing), lambda: step(state, batch))
         return (state, done | (seen[0] <= until)), seen
 
+    extended = optax.with_extra_args_support(optimizer)
     if opt_state is None:
         opt_state = optimizer.init(params)
     elif _layout(opt_state) != _layout(jax.eval_shape(optimizer.init, params)):
@@ -203,15 +212,15 @@ def fit_in_chunks(
         batches: As in `fit`, where arrays of NumPy, memory-mapped files too, and whatever has
             a shape and slices that are arrays, as zarr's, stay out of the device's memory. Or a
             function of a range of steps that returns their batches, for data that are drawn or
-            placed on a mesh: the numbers may depend on the step, and a seed, and on nothing
-            else.
+            placed on a mesh: the first axis is these steps, and the numbers may depend on the
+            step, and a seed, and on nothing else.
         chunk: Steps a program, and between checkpoints. Where it does not divide their number
             the last program is compiled for itself.
         optimizer: As in `fit`.
         steps: How many, where ``batches`` is a function.
         opt_state: As in `fit`.
         has_aux: As in `fit`.
-        until: As in `fit`.
+        until: As in `fit`; the same where a run is resumed, for it may have stopped by it.
         checkpoint: ``orbax.checkpoint.CheckpointManager(directory)``, as for
             `lintoolkit.checkpoint.save`. Damaged steps are deleted with a warning.
 
@@ -219,9 +228,10 @@ def fit_in_chunks(
         What `fit` returns.
 
     Raises:
-        TypeError: What `fit` raises.
-        ValueError: If ``chunk`` is below 1, ``steps`` does not go with ``batches``, or what
-            ``checkpoint`` holds is of other parameters or nowhere good; and what `fit` raises.
+        TypeError: What `fit` raises, or if ``checkpoint`` is no manager.
+        ValueError: If ``chunk`` is below 1, ``steps`` does not go with ``batches``, a function
+            gives another number of them than asked, or what ``checkpoint`` holds is of other
+            parameters or nowhere good; and what `fit` raises.
         OSError: If ``checkpoint`` cannot be written; it names the directory, whose older steps
             are as they were.
         SystemExit: On SIGTERM, with ``checkpoint``, once the state is saved.
@@ -243,6 +253,8 @@ def fit_in_chunks(
         Goodfellow, Bengio and Courville, Deep Learning (2016), section 8.3.
     """
     _checks.positive("fit_in_chunks", chunk=chunk)
+    if checkpoint is not None:
+        _checks.manager("fit_in_chunks", checkpoint=checkpoint)
     if callable(batches) != (steps is not None):
         raise ValueError(
             "fit_in_chunks: steps must be given where batches is a function of them, and only "
@@ -250,11 +262,11 @@ def fit_in_chunks(
         )
     if steps is not None:
         _checks.positive("fit_in_chunks", steps=steps)
-        take, total = batches, steps
+        take: Callable[[range], PyTree] = partial(_made, batches)
+        total = steps
     else:
         take = lambda at: jax.tree.map(lambda x: x[at.start : at.stop], batches)
-        # By shapes: what is read by slices may have no len, as zarr's arrays have not.
-        total = max((x.shape[0] for x in jax.tree.leaves(batches) if np.shape(x)), default=0)
+        total = _steps_of("fit_in_chunks", _by_path("batches", batches))
     run = partial(fit, loss_fn, optimizer=optimizer, has_aux=has_aux, until=until)
     _check_arguments(loss_fn, params, optimizer)
     state: Any = (params, optimizer.init(params) if opt_state is None else opt_state)
@@ -303,6 +315,41 @@ def fit_in_chunks(
     if checkpoint is not None:
         finish(checkpoint)
     return Fit(*state, *_placed(seen, whole))
+
+
+def _steps_of(function: str, leaves: dict[str, Any]) -> int:
+    """For how many steps there are batches, which must say so with one voice."""
+    # By shapes: what is read by slices may have no len, as zarr's arrays have not.
+    for name, x in leaves.items():
+        if not hasattr(x, "shape"):
+            raise TypeError(
+                f"{function}: {name} must be an array whose first axis is the step, got "
+                f"{type(x).__name__}; jnp.stack the batches."
+            )
+    steps = {tuple(x.shape[:1]) for x in leaves.values()}
+    if len(steps) != 1 or () in steps:
+        shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in leaves.items())
+        raise ValueError(
+            f"{function}: the first axis of every array in batches must be the step, of one "
+            f"length, got {shapes or 'no array'}; jnp.stack batches that stand apart, or use "
+            "one n times, jnp.broadcast_to(x, (n, *x.shape))."
+        )
+    ((count,),) = steps
+    return count
+
+
+def _made(batches: Callable[[range], PyTree], at: range) -> PyTree:
+    """The batches of some steps, and of no more and no fewer."""
+    piece = batches(at)
+    leaves = _by_path("batches", piece)
+    wrong = {name: x for name, x in leaves.items() if np.shape(x)[:1] != (len(at),)}
+    if wrong or not leaves:
+        got = ", ".join(f"{name} {np.shape(x)}" for name, x in wrong.items()) or "no array"
+        raise ValueError(
+            f"fit_in_chunks: batches({at}) must give arrays whose first axis is these "
+            f"{len(at)} steps, got {got:.90}; jnp.stack one batch a step."
+        )
+    return piece
 
 
 def _placed(seen: Any, whole: Sharding | None) -> Any:
@@ -400,6 +447,7 @@ def _check_arguments(loss_fn: Any, params: PyTree, optimizer: Any) -> None:
     _checks.floats("fit", **_by_path("params", params))
 
 
-def _by_path(name: str, tree: PyTree) -> dict[str, Array]:
-    paths, _ = jax.tree.flatten_with_path(tree)
+def _by_path(name: str, tree: PyTree) -> dict[str, Any]:
+    # An iterator is said to be one, or what JAX thinks of it would come first.
+    paths, _ = jax.tree.flatten_with_path(tree, is_leaf=lambda x: isinstance(x, Iterator))
     return {name + jax.tree_util.keystr(path): leaf for path, leaf in paths}

@@ -484,9 +484,9 @@ def generate(
     *,
     config: GPTConfig,
     steps: int,
-    temperature: float | int = 1.0,
+    temperature: Float[Array, ""] | float | int = 1.0,
     top_k: int | None = None,
-    top_p: float | None = None,
+    top_p: Float[Array, ""] | float | None = None,
 ) -> Generation:
     r"""Write on from a prompt, one token after the other.
 
@@ -538,12 +538,14 @@ def generate(
             f"generate: prompt and steps must fit the context, {config.context}, got {t} + "
             f"{steps}; take the prompt's end, prompt[..., -n:], or fewer steps."
         )
-    if not temperature >= 0:
+    _check_number("generate", temperature=temperature)
+    known = not isinstance(temperature, jax.core.Tracer)
+    if known and not temperature >= 0:
         raise ValueError(f"generate: temperature must be at least 0, got {temperature!r}.")
     _check_truncation("generate", config.vocabulary, top_k, top_p)
     bucket = min(config.context, max(BUCKET, 1 << (t - 1).bit_length()))
     padded = jnp.pad(prompt, [(0, 0)] * (prompt.ndim - 1) + [(0, bucket - t)])
-    heat = temperature if temperature else None
+    heat = None if known and temperature == 0 else temperature
     return _generate(
         key,
         params,
@@ -575,10 +577,16 @@ def _generate(
     size = min(prompt.shape[-1] + steps, config.context)
 
     def choose(log_probs: Array, i: Array) -> Array:
+        likeliest = log_probs.argmax(axis=-1)
         if temperature is None:
-            return log_probs.argmax(axis=-1)
-        kept = truncate_logits(log_probs / temperature, top_k=top_k, top_p=top_p)
-        return jax.random.categorical(jax.random.fold_in(key, i), kept)
+            return likeliest
+        heat = jnp.asarray(temperature).astype(log_probs.dtype)
+        cold = heat < jnp.finfo(heat.dtype).tiny
+        # Below the largest, so that it stays 0 however the others overflow.
+        below = log_probs - log_probs.max(axis=-1, keepdims=True)
+        kept = truncate_logits(below / jnp.where(cold, 1, heat), top_k=top_k, top_p=top_p)
+        drawn = jax.random.categorical(jax.random.fold_in(key, i), kept)
+        return jnp.where(cold, likeliest, drawn)
 
     written = _blocks.write_on(
         params,
@@ -593,8 +601,6 @@ def _generate(
     return Generation(*written)
 
 
-@jit(static_argnames=("top_k",))
-@_checks.scope("truncate_logits")
 def truncate_logits(
     logits: Float[Array, "*batch v"],
     *,
@@ -638,14 +644,21 @@ def truncate_logits(
     if not logits.ndim:
         raise ValueError("truncate_logits: logits must be (..., v), got one number.")
     _check_truncation("truncate_logits", logits.shape[-1], top_k, top_p)
+    return _truncate_logits(logits, top_p, top_k=top_k)
+
+
+@jit(static_argnames=("top_k",))
+@_checks.scope("truncate_logits")
+def _truncate_logits(logits: Array, top_p: Array | float | None, *, top_k: int | None) -> Array:
     if top_k is not None:
         last = jax.lax.top_k(logits, top_k)[0][..., -1:]
         logits = jnp.where(logits < last, -jnp.inf, logits)
     if top_p is not None:
-        falling = -jnp.sort(-logits)
-        chances = jax.nn.softmax(falling.astype(_checks.wide(logits.dtype)))
-        stays = chances.cumsum(axis=-1) - chances < top_p
-        last = jnp.where(stays, falling, jnp.inf).min(axis=-1, keepdims=True)
+        rising = jnp.sort(logits)
+        chances = jax.nn.softmax(rising.astype(_checks.wide(logits.dtype)))
+        # Sums from the least likely up: those from the top are 1 before the end is reached.
+        stays = (chances.cumsum(axis=-1) > 1 - top_p) | (top_p >= 1)
+        last = jnp.where(stays, rising, rising[..., -1:]).min(axis=-1, keepdims=True)
         logits = jnp.where(logits < last, -jnp.inf, logits)
     return logits
 
@@ -663,7 +676,8 @@ def load_gpt2(path: str | os.PathLike, *, heads: int | None = None) -> Pretraine
             `save_gpt2` writes them, or the ``config.json`` beside it, as transformers does.
 
     Returns:
-        Parameters in the dtype of the file, and the shape that they have.
+        Parameters in the dtype of the file, but for float64 where JAX has no numbers of 64 bits
+        (``jax_enable_x64``), which comes in float32; and the shape that they have.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -706,7 +720,7 @@ def save_gpt2(
     the old one or the whole new one; with a ``config.json`` beside it, transformers reads it.
 
     Args:
-        path: The file, replaced if it exists.
+        path: The file, replaced if it exists, or a folder, for a ``model.safetensors`` in it.
         params: What `init_gpt` returns.
         config: The shape that ``params`` have; its heads go into the file's metadata.
 
@@ -732,7 +746,9 @@ def save_gpt2(
     """
     _check_params("save_gpt2", params, config)
     described = {"format": "pt", "n_head": str(config.heads)}
-    write({Path(path): tensors_file(_gpt2.tensors_of(params), described)})
+    path = Path(path)
+    path = path / "model.safetensors" if path.is_dir() else path
+    write({path: tensors_file(_gpt2.tensors_of(params), described)})
 
 
 @jit(static_argnames=("config", "dtype"))
@@ -920,6 +936,13 @@ def _check_truncation(function: str, v: int, top_k: int | None, top_p: Any) -> N
             raise ValueError(
                 f"{function}: top_k must be in 1..{v}, the vocabulary, got {top_k}."
             )
-    # Under jit the value is not known.
-    if top_p is not None and not isinstance(top_p, jax.Array) and not 0 < top_p <= 1:
-        raise ValueError(f"{function}: top_p must be above 0 and at most 1, got {top_p!r}.")
+    if top_p is not None:
+        _check_number(function, top_p=top_p)
+        if not isinstance(top_p, jax.core.Tracer) and not 0 < top_p <= 1:
+            raise ValueError(f"{function}: top_p must be above 0 and at most 1, got {top_p!r}.")
+
+
+def _check_number(function: str, **arguments: Any) -> None:
+    for name, value in arguments.items():
+        if isinstance(value, str) or np.ndim(value):
+            raise ValueError(f"{function}: {name} must be one number, got {value!r:.60}.")

@@ -123,6 +123,17 @@ def test_nothing_is_cast_or_reshaped(rng, manager):
             restore(manager, other)
 
 
+def test_arrays_of_numpy_say_what_is_wanted(rng, manager):
+    saved = {"kernel": draw(rng, 5, 3), "a.b": draw(rng, 2), "a": {"c": draw(rng, 2)}}
+    save(manager, 3, saved)
+    finish(manager)
+    restored = restore(manager, jax.tree.map(np.zeros_like, saved))
+    assert_bits_equal(restored.tree, saved)
+    for like in (saved | {"kernel": 0.0}, lambda _: saved | {"kernel": 0.0}):
+        with pytest.raises(TypeError, match=r"of like at \['kernel'\] must be .* got float"):
+            restore(manager, like)
+
+
 def test_an_empty_directory_has_no_state(manager):
     with pytest.raises(FileNotFoundError, match=r"restore: there is no step in .*steps"):
         restore(manager, jnp.zeros(3))
@@ -241,6 +252,13 @@ def test_a_run_that_died_goes_on_to_the_same_bits(manager, has_aux):
         ValueError, match="fit_in_chunks: checkpoint holds step 16, beyond the 4"
     ):
         run(drawn, steps=4, checkpoint=manager)
+
+
+def test_a_run_that_goes_on_asks_for_whole_batches_first(manager):
+    run = partial(fit_in_chunks, loss, START, chunk=4, optimizer=MOMENTUM, checkpoint=manager)
+    run(drawn, steps=4)
+    with pytest.raises(ValueError, match=r"batches\(range\(0, 4\)\) must give .* 4 steps"):
+        run(lambda _: drawn([0]), steps=STEPS)
 
 
 def test_every_step_of_a_run_is_good(manager):

@@ -1,5 +1,6 @@
 """What a user reads after a wrong call: the function, the argument, what to do."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -169,6 +170,19 @@ WRONG = {
         lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding=((1, -1), (0, 0))),
         r"padding must be .* at least 0, got \(1, -1\)",
     ),
+    **{
+        f"{function}: padding {padding!r}": (call(padding), "padding must be .* got")
+        for function, call in {
+            "conv2d": lambda p: lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding=p),
+            "im2col": lambda p: lambda: layers.im2col(a(1, 5, 5), size=3, padding=p),
+            "conv2d_flops": lambda p: (
+                lambda: layers.conv2d_flops(
+                    n=1, h=5, w=5, kh=3, kw=3, c_in=1, c_out=1, padding=p
+                )
+            ),
+        }.items()
+        for padding in (-1, 1.5, None)
+    },
     "conv2d: one margin": (
         lambda: layers.conv2d(a(1, 5, 5, 2), a(3, 3, 2, 4), padding=((1, 1),)),
         "padding must be .*top, bottom",
@@ -299,6 +313,59 @@ WRONG = {
         lambda: attention.attention(*QKV, alibi=a(2)),
         r"alibi must hold one slope a head, \(3,\), got \(2,\)",
     ),
+    "attention: traced scale": (
+        lambda: jax.jit(lambda scale: attention.attention(*QKV, scale=scale))(0.1),
+        "scale must be known while the program is traced, got a traced array; pass a number",
+    ),
+    "init_mlp: widths in an array": (
+        lambda: layers.init_mlp(GET, whole(3)),
+        r"widths must be known .* got an array of shape \(3,\); .* tuple\(x\)",
+    ),
+    "attention: mask by name": (
+        lambda: attention.attention(*QKV, mask="causal"),
+        "mask must be an array or a tree of arrays, got str in it",
+    ),
+    "fit: misspelt": (
+        lambda: train.fit(squared, a(), a(3), optimiser=optax.sgd(0.1)),
+        "got an unexpected keyword argument 'optimiser'",
+    ),
+    "dense: misspelt": (
+        lambda: layers.dense(KERNEL, a(4), rate="fast"),
+        "got an unexpected keyword argument 'rate'",
+    ),
+    "fit: generator": (
+        lambda: fit(squared, a(), (a() for _ in range(3))),
+        "batches must be an array or a tree of arrays, got generator in it; .*jnp.stack",
+    ),
+    "attention: lengths beyond keys by name": (
+        lambda: attention.attention(QKV[0], k=QKV[1], v=QKV[2], lengths=jnp.array(9)),
+        "lengths must be from 0 to the 2 keys, got 9",
+    ),
+    "attention: mask that gives nothing": (
+        lambda: attention.attention(*QKV, mask=lambda *_: None),
+        "must give booleans.* got NoneType",
+    ),
+    "attention_flops: no query": (
+        lambda: attention.attention_flops(t=0, s=5, h=1, d_k=1, d_v=1),
+        "t must be a whole number of at least 1, got 0",
+    ),
+    "rope: base": (lambda: attention.rope(a(5, 3, 8), base=0.0), "base must be above 0"),
+    "combine: one set": (
+        lambda: lora.combine({"w": LOW}, [1.0]),
+        r"adapters must be a list of sets.* got one dict; pass \[adapters\]",
+    ),
+    "init: no regular expression": (
+        lambda: adapters(where="("),
+        r"where must be a regular expression, got '\('",
+    ),
+    "init: no regular expression for a rank": (
+        lambda: adapters({"(": 2}),
+        r"rank must be a regular expression, got '\('",
+    ),
+    "save_peft: scale": (
+        lambda: lora.save_peft("never", {"w": replace(LOW, scale=np.nan)}, {"w": "w"}),
+        "scale of w must be finite, got nan",
+    ),
     "rope: width": (lambda: attention.rope(a(5, 3, 7)), "an even width, got .5, 3, 7."),
     "rope: positions": (
         lambda: attention.rope(a(5, 3, 8), whole(4)),
@@ -383,6 +450,14 @@ WRONG = {
         lambda: generate(whole(3), steps=2, temperature=-1.0),
         "temperature must be at least 0, got -1.0",
     ),
+    "generate: many temperatures": (
+        lambda: generate(whole(3), steps=2, temperature=a(2)),
+        "temperature must be one number",
+    ),
+    "generate: temperature that is NaN": (
+        lambda: generate(whole(3), steps=2, temperature=jnp.nan),
+        "temperature must be at least 0, got nan",
+    ),
     "generate: top_k": (
         lambda: generate(whole(3), steps=2, top_k=12),
         r"in 1\.\.11, .* got 12",
@@ -399,6 +474,27 @@ WRONG = {
     "truncate_logits: top_k": (
         lambda: transformer.truncate_logits(a(3), top_k=0),
         "top_k must be a whole number",
+    ),
+    **{
+        f"{function}: top_p {top_p!r}": (call(top_p), f"top_p must be {wanted}")
+        for function, call in {
+            "truncate_logits": lambda p: lambda: transformer.truncate_logits(a(3), top_p=p),
+            "generate": lambda p: lambda: generate(whole(3), steps=2, top_p=p),
+        }.items()
+        for top_p, wanted in {
+            0: "above 0 and at most 1, got 0",
+            1.5: "above 0 and at most 1, got 1.5",
+            np.float32(-1): "above 0",
+            "most": "one number, got 'most'",
+        }.items()
+    },
+    "truncate_logits: top_p of an array": (
+        lambda: transformer.truncate_logits(a(3), top_p=0 * a()),
+        "top_p must be above 0",
+    ),
+    "generate: many top_p": (
+        lambda: generate(whole(3), steps=2, top_p=a(2)),
+        "top_p must be one number",
     ),
     "truncate_logits: integers": (
         lambda: transformer.truncate_logits(whole(3)),
@@ -1064,6 +1160,10 @@ WRONG = {
         ),
         "opt_state must be what this optimizer keeps",
     ),
+    "fit: a loss that is not passed on": (
+        lambda: fit(squared, a(), a(4), optimizer=optax.MultiSteps(optax.polyak_sgd(), 2)),
+        "optimizer has a part that asks for the loss.*such as optax.MultiSteps",
+    ),
     "fit: metrics left out": (
         lambda: fit(squared, a(), a(3), has_aux=True),
         r"must return \(loss, metrics\), got",
@@ -1088,6 +1188,46 @@ WRONG = {
         lambda: chunks(squared, a(), lambda steps: a(len(steps)), steps=0),
         "steps must be a whole number",
     ),
+    "fit_in_chunks: batches without their step": (
+        lambda: chunks(squared, a(), lambda _: a(4), steps=4),
+        r"batches\(range\(0, 2\)\) must give .* these 2 steps, got batches \(4,\); jnp.stack",
+    ),
+    "fit_in_chunks: one batch for all": (
+        lambda: chunks(squared, a(), lambda at: {"x": a(1), "y": a(len(at))}, steps=4),
+        r"these 2 steps, got batches\['x'\] \(1,\); jnp.stack",
+    ),
+    "fit_in_chunks: no batch": (
+        lambda: chunks(squared, a(), lambda _: None, steps=4),
+        "these 2 steps, got no array",
+    ),
+    "fit_in_chunks: lengths": (
+        lambda: chunks(lambda *_: 1 / 0, a(), {"x": a(10), "y": a(8)}),
+        r"of one length, got batches\['x'\] \(10,\), batches\['y'\] \(8,\); jnp.stack",
+    ),
+    "fit_in_chunks: no axis": (
+        lambda: chunks(squared, a(), (a(3), a())),
+        r"batches\[1\] \(\); jnp.stack",
+    ),
+    "fit_in_chunks: list of numbers": (
+        lambda: chunks(squared, a(), [1.0, 2.0]),
+        r"batches\[0\] must be an array whose first axis is the step, got float",
+    ),
+    "fit_in_chunks: generator": (
+        lambda: chunks(squared, a(), (a() for _ in range(3))),
+        "batches must be an array .* got generator; jnp.stack the batches",
+    ),
+    **{
+        f"{function}: the name of a folder": (
+            call,
+            "must be an orbax.checkpoint.CheckpointManager, got str; pass CheckpointManager",
+        )
+        for function, call in {
+            "fit_in_chunks": lambda: chunks(squared, a(), a(3), checkpoint="folder"),
+            "save": lambda: checkpoint.save("folder", 1, a(3)),
+            "finish": lambda: checkpoint.finish("folder"),
+            "restore": lambda: checkpoint.restore("folder", a(3)),
+        }.items()
+    },
     "fingerprint: number": (
         lambda: checkpoint.fingerprint(np.ones(3).tolist()),
         "x must be one array, got list",
@@ -1097,6 +1237,10 @@ WRONG = {
         r"the leaf at \['rate'\] must be an array, got float",
     ),
     "save: step": (lambda: checkpoint.save(None, -1, a(3)), "step must be .* got -1"),
+    "save: two leaves of one name": (
+        lambda: checkpoint.save(None, 1, {"a.b": a(3), "a": {"b": a(3)}}),
+        r"leaves at \['a'\]\['b'\] and \['a.b'\] would both be written as 'a.b'; rename",
+    ),
     "save: number": (lambda: checkpoint.save(None, 1, 0.1), "the leaf at the root must be"),
     "shard_gpt: axis": (lambda: shard(axis="heads"), r"one of the mesh's, \('model',\)"),
     "shard_gpt: params": (lambda: shard({}), "params"),
@@ -1114,6 +1258,7 @@ WRONG = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Python iterable type 'generator'")  # JAX's own word
 @pytest.mark.parametrize("case", WRONG)
 def test_the_message_names_the_function_and_the_fault(case):
     call, piece = WRONG[case]
@@ -1121,6 +1266,43 @@ def test_the_message_names_the_function_and_the_fault(case):
     with pytest.raises((TypeError, ValueError), match=f"{function}: .*{piece}") as caught:
         call()
     assert len(str(caught.value)) < 300
+
+
+IMAGE, FILTER = a(1, 5, 7, 2), a(3, 3, 2, 4)
+SETTLED = {
+    "number in an array": (
+        lambda scale: attention.attention(*QKV, scale=scale),
+        jnp.float32(0.5),
+        0.5,
+    ),
+    "list": (lambda window: attention.attention(*QKV, window=window), [1, 0], (1, 0)),
+    "option of an option": (
+        lambda window: attention.multi_head_attention(HEADS, a(5, 6), heads=2, window=window),
+        [1, jnp.array(0)],
+        (1, 0),
+    ),
+    "NumPy's number": (lambda x: layers.layer_norm({}, a(3), epsilon=x), np.array(0.5), 0.5),
+    "base": (lambda base: attention.rope(a(5, 3, 8), base=base), jnp.float32(100), 100.0),
+    "list by place": (lambda x: layers.init_mlp(GET, x), [3, 4], (3, 4)),
+    "lists in a list": (
+        lambda x: layers.conv2d(IMAGE, FILTER, strides=x[0], padding=x[1:]),
+        [[2, 1], [1, 1], [0, 1]],
+        ((2, 1), (1, 1), (0, 1)),
+    ),
+    "list in a config": (
+        lambda image: transformer.init_vit(GET, VISION.replace(image=image)),
+        [4, 6, 3],
+        (4, 6, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SETTLED)
+def test_static_options_come_as_lists_and_arrays_too(case):
+    call, loose, settled = SETTLED[case]
+    jax.tree.map(np.testing.assert_array_equal, call(loose), call(settled))
+    with jax.disable_jit():
+        call(loose)
 
 
 def test_the_messages_come_while_tracing_too():

@@ -312,3 +312,15 @@ def test_dot_products_of_positions_depend_on_the_offset_only():
         np.testing.assert_allclose(diagonal, diagonal[0])
     np.testing.assert_allclose(np.diagonal(gram), 8)
     assert differs(gram[0], gram[0, 0])  # control: it does depend on the offset
+
+
+def test_one_number_pads_all_round(rng):
+    x, kernel = draw(rng, 1, 5, 7, 2), draw(rng, 3, 2, 2, 3)
+    sizes = dict(n=1, h=5, w=7, kh=3, kw=2, c_in=2, c_out=3)
+    for form in (
+        lambda padding: layers.conv2d(x, kernel, padding=padding),
+        lambda padding: layers.im2col(x[0].transpose(2, 0, 1), size=2, padding=padding),
+        lambda padding: layers.conv2d_flops(padding=padding, **sizes),
+    ):
+        np.testing.assert_array_equal(form(2), form(((2, 2), (2, 2))))
+        assert not np.array_equal(form(2), form(0))  # control

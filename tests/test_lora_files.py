@@ -464,3 +464,19 @@ def assert_agrees_all(ours, theirs):
     assert set(ours) == set(theirs)
     for name, tensor in ours.items():
         assert_agrees(jnp.asarray(tensor), theirs[name])
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"load_peft: there is no folder .*nowhere"):
+        lora.load_peft(tmp_path / "nowhere", {"w": jnp.ones((5, 3))}, {"w": "w"})
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_a_scale_may_be_a_number_of_numpy(tmp_path):
+    low = lora.LowRank(jnp.ones((5, 2)), jnp.ones((2, 3)), np.float32(0.5))
+    lora.save_peft(tmp_path, {"w": low}, {"w": "w"})
+    assert lora.load_peft(tmp_path, {"w": jnp.ones((5, 3))}, {"w": "w"})["w"].scale == 0.5
+    ready = lora.init(
+        jax.random.key(0), {"w": jnp.ones((5, 3))}, np.int64(2), where="w", alpha=np.float32(4)
+    )
+    assert type(ready["w"].scale) is float

@@ -54,6 +54,31 @@ def test_agrees_with_a_loop_of_optax_steps(rng):
     chex.assert_trees_all_close(result, Fit(params, state, jnp.stack(losses)), rtol=1e-10)
 
 
+@jax.numpy_dtype_promotion("standard")  # optax's own updates promote
+@pytest.mark.parametrize("name", ["lbfgs", "polyak_sgd", "reduce_on_plateau"])
+def test_what_asks_for_the_loss_gets_it(rng, name):
+    params, batches = regression_run(rng, steps=7)
+    optimizer = {
+        "lbfgs": optax.lbfgs(),
+        "polyak_sgd": optax.polyak_sgd(0.1),
+        "reduce_on_plateau": optax.chain(
+            optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1)
+        ),
+    }[name]
+    result = fit(regression, params, batches, optimizer=optimizer)
+    same = fit(with_metrics, params, batches, optimizer=optimizer, has_aux=True, until=0.0)
+    chex.assert_trees_all_close(same.params, result.params, rtol=1e-10)
+    state = optimizer.init(params)
+    for batch in zip(*batches, strict=True):
+        of = partial(lambda batch, params: regression(params, batch), batch)
+        loss, gradient = jax.value_and_grad(of)(params)
+        updates, state = optimizer.update(
+            gradient, state, params, value=loss, grad=gradient, value_fn=of
+        )
+        params = optax.apply_updates(params, updates)
+    chex.assert_trees_all_close(result.params, params, rtol=1e-8)
+
+
 def test_reaches_the_least_squares_solution(rng):
     params, (x, y) = regression_run(rng, steps=1)
     steps = 500

@@ -274,6 +274,27 @@ def test_keys_decide_and_temperature_spreads():
     assert cold.log_probs.mean() > first.log_probs.mean() > hot.log_probs.mean()
 
 
+@pytest.mark.parametrize("temperature", [1e-10, 2e-38, 1e-38, 1e-42, 1e-300])
+def test_next_to_no_temperature_takes_the_likeliest(temperature):
+    params, prompt = lively(dtype="float32"), jnp.array([7, 3])
+    run = partial(generate, KEY, params, prompt, config=CONFIG, steps=9)
+    expected = run(temperature=0).tokens
+    np.testing.assert_array_equal(run(temperature=temperature).tokens, expected)
+    assert differs(run(temperature=1.0).tokens, expected)  # control
+
+
+@jax.numpy_dtype_promotion("standard")
+def test_a_temperature_may_be_traced():
+    params, prompt = lively(dtype="float32"), jnp.array([7, 3])
+    run = lambda temperature: generate(
+        KEY, params, prompt, config=CONFIG, steps=9, temperature=temperature, top_p=0.9
+    )
+    for temperature in (0.0, 0.5, 2.0):
+        for traced in (temperature, jnp.float32(temperature)):
+            found = jax.jit(run)(traced).tokens
+            np.testing.assert_array_equal(found, run(temperature).tokens)
+
+
 def test_draws_follow_the_probabilities():
     params = lively()
     prompt = jnp.broadcast_to(jnp.array([5]), (4001, 1))
@@ -295,12 +316,27 @@ def test_truncation_leaves_the_smallest_set_that_holds_enough(seed, top_k, top_p
     np.testing.assert_array_equal(kept[np.isfinite(kept)], logits[np.isfinite(kept)])
 
 
+def test_all_stay_where_all_probability_is_to(rng):
+    logits = 3 * draw(rng, 50257, dtype="float32")
+    for top_p in (1.0, jnp.float32(1)):
+        assert jnp.isfinite(truncate_logits(logits, top_p=top_p)).all()
+    assert not jnp.isfinite(truncate_logits(logits, top_p=0.9)).all()  # control
+
+
+@pytest.mark.parametrize("top_p", [0.0, -1.0, np.nan])
+def test_the_likeliest_stays_whatever_is_asked_under_jit(top_p):
+    logits = jnp.array([[1.0, 3.0, 2.0], [5.0, -jnp.inf, 0.0]])
+    kept = jax.jit(lambda top_p: truncate_logits(logits, top_p=top_p))(top_p)
+    np.testing.assert_array_equal(jnp.isfinite(kept).argmax(axis=-1), [1, 0])
+    assert (jnp.isfinite(kept).sum(axis=-1) == 1).all()
+
+
 # files
 
 
 def test_what_is_saved_is_loaded(tmp_path):
     params = lively(dtype="bfloat16")
-    save_gpt2(tmp_path / "model.safetensors", params, config=CONFIG)
+    save_gpt2(tmp_path, params, config=CONFIG)
     again, config = load_gpt2(tmp_path)
     assert config == CONFIG
     assert jax.tree.structure(again) == jax.tree.structure(params)

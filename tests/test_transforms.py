@@ -71,7 +71,7 @@ HOST = frozenset(
     checkpoint.digest checkpoint.save checkpoint.finish checkpoint.restore
     launch.member launch.supervise
     transformer.gpt transformer.generate transformer.gpt_parts transformer.load_gpt2
-    transformer.save_gpt2 transformer.shard_gpt
+    transformer.save_gpt2 transformer.shard_gpt transformer.truncate_logits
     """.split()
 )
 
@@ -801,6 +801,81 @@ def test_exports_to_every_platform(name, rng):
 
 def test_a_thousand_exported_calls_are_compared():
     assert CALLS * len(TABLE) >= 1000
+
+
+# Which arguments may have one leading axis more.
+LEADING = {
+    "layers.dense": [1],
+    "layers.mlp": [1],
+    "layers.layer_norm": [1],
+    "layers.rms_norm": [1],
+    "layers.embed": [1],
+    "attention.attention_weights": [0, 1],
+    "attention.attention": [0, 1, 2],
+    "attention.attention, blocks": [0, 1, 2],
+    "attention.multi_head_attention": [1],
+    "attention.multi_head_attention, shared keys": [1],
+    "transformer.block": [1],
+    "transformer.gpt": [1],
+}
+
+
+@each(LEADING)
+def test_an_exported_program_serves_every_length_of_a_leading_axis(name, rng):
+    fn, args = TABLE[name].at(rng, dtype="float32")
+
+    def with_gradient(*args):
+        y, pull = jax.vjp(fn, *args)
+        slopes = jax.tree.leaves(pull(y))
+        return y, [slope for slope in slopes if slope.dtype != jax.dtypes.float0]
+
+    def led(length, make):
+        lead = lambda x: make((length, *x.shape), x.dtype)
+        return [jax.tree.map(lead, x) if i in LEADING[name] else x for i, x in enumerate(args)]
+
+    (any_length,) = jax.export.symbolic_shape("n")
+    shapes = led(any_length, jax.ShapeDtypeStruct)
+    exported = jax.export.export(jax.jit(with_gradient))(*shapes)
+    for length in (1, 3):
+        of = lambda shape, dtype: (
+            draw(rng, *shape, dtype=str(dtype))
+            if jnp.issubdtype(dtype, jnp.floating)
+            else jnp.asarray(rng.integers(0, 5, shape), dtype)
+        )
+        one = led(length, of)
+        assert_same(exported.call(*one), with_gradient(*one), ulps=1024)
+
+
+def test_only_leading_axes_are_left_open():
+    (any_length,) = jax.export.symbolic_shape("n")
+    q = jax.ShapeDtypeStruct((3, any_length, 2, 5), "float32")
+    with pytest.raises(ValueError, match=r"attention: .* leading axes .* got n queries"):
+        jax.export.export(jax.jit(lambda q: attention.attention(q, q, q)))(q)
+
+
+MASKS = {
+    "bias": lambda a, _: {"bias": a},
+    "bias of all": lambda a, _: {"bias": a[:1, :1]},
+    "mask, window": lambda a, _: {"mask": a > 0, "window": 3},
+    "lengths": lambda _, b: {"lengths": b},
+    "segments": lambda _, b: {"segment_ids": b[:, None] + jnp.arange(7) // 4},
+    "slopes": lambda a, _: {"alibi": a[0, :, 0, 0], "causal": True},
+}
+
+
+@pytest.mark.parametrize("options", MASKS)
+def test_exported_attention_takes_what_hides_keys(options, rng):
+    fn = lambda q, a, b: attention.attention(q, q, q, **MASKS[options](a, b))
+    (n,) = jax.export.symbolic_shape("n")
+    shapes = [
+        jax.ShapeDtypeStruct((n, *shape), dtype)
+        for *shape, dtype in ((7, 2, 5, "float32"), (2, 7, 7, "float32"), ("int64",))
+    ]
+    exported = jax.export.export(jax.jit(fn))(*shapes)
+    for length in (1, 3):
+        q, a = (draw(rng, length, *x.shape[1:], dtype="float32") for x in shapes[:2])
+        b = jnp.asarray(rng.integers(1, 8, length))
+        assert_same(exported.call(q, a, b), fn(q, a, b), ulps=1024)
 
 
 @pytest.mark.parametrize("size", [0, 1])
