@@ -6,6 +6,7 @@ What it refuses, a list for a static option above all, is put right or refused b
 import dataclasses
 import functools
 import inspect
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
         *, static_argnames: Sequence[str]
     ) -> Callable[[Callable[P, R_co]], Jitted[P, R_co]]: ...
 
-    def jit(fun=None, /, *, static_argnames=()):
+    def jit(fun: Any = None, /, *, static_argnames: Any = ()) -> Any:
         """`jax.jit`."""
 
 else:
@@ -49,27 +50,58 @@ else:
         """`jax.jit`."""
         if fun is None:
             return functools.partial(jit, static_argnames=static_argnames)
-        compiled = jax.jit(fun, static_argnames=static_argnames)
+        return _Jitted(fun, static_argnames)
 
-        def through(call):
-            @functools.wraps(fun)
-            def prepared(*args, **kwargs):
-                try:
-                    return call(*args, **kwargs)
-                except (TypeError, ValueError):
-                    again = _put_right(fun, static_argnames, args, kwargs)
-                    if again is None:
-                        raise
-                args, kwargs = again
-                return call(*args, **kwargs)
 
-            return prepared
+class _Jitted:
+    """What `jax.jit` makes, with its methods."""
 
-        prepared = through(compiled)
-        for name in ("lower", "trace", "eval_shape"):
-            setattr(prepared, name, through(getattr(compiled, name)))
-        prepared.clear_cache = compiled.clear_cache
-        return prepared
+    # Methods of a class: what is set on a function, `functools.wraps` copies to others.
+
+    def __init__(self, fun: Callable, static: Sequence[str]):
+        functools.update_wrapper(self, fun)
+        self.__wrapped__ = fun
+        self._compiled: Any = jax.jit(fun, static_argnames=static)
+        self._again = functools.partial(_put_right, fun, static)
+        self.prepare: Callable[..., dict[str, Any]] | None = (
+            None  # options, before JAX sees any
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._through(self._compiled, args, kwargs)
+
+    def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
+        return self._through(self._compiled.lower, args, kwargs)
+
+    def trace(self, *args: Any, **kwargs: Any) -> jax.stages.Traced:
+        return self._through(self._compiled.trace, args, kwargs)
+
+    def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
+        return self._through(self._compiled.eval_shape, args, kwargs)
+
+    def clear_cache(self) -> None:
+        self._compiled.clear_cache()
+
+    def _through(self, call: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if self.prepare is not None:
+            kwargs = self.prepare(*args, **kwargs)
+        try:
+            return call(*args, **kwargs)
+        except (TypeError, ValueError):
+            again = self._again(args, kwargs)
+            if again is None:
+                raise
+        args, kwargs = again
+        return call(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __reduce__(self) -> str:
+        return self.__wrapped__.__qualname__
+
+    def __repr__(self) -> str:
+        return f"<jitted {self.__wrapped__.__module__}.{self.__wrapped__.__qualname__}>"
 
 
 def _put_right(

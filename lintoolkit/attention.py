@@ -9,7 +9,6 @@ Letters: t queries, s keys, h heads, n heads of keys, d_k and d_v widths a head,
 d_model = h d_k.
 """
 
-import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -53,19 +52,10 @@ def _prepared(*, length_axis: int) -> Callable[[_Same], _Same]:
         return options
 
     def decorate(fn: _Same) -> _Same:
-        name, second_name = fn.__name__, list(inspect.signature(fn).parameters)[1]
-
-        def through(call: Callable) -> Callable:
-            @functools.wraps(call)
-            def prepared(*operands: Any, **options: Any) -> Any:
-                return call(*operands, **ready(name, second_name, *operands, **options))
-
-            return prepared
-
-        prepared: Any = through(fn)
-        for stage in ("lower", "trace", "eval_shape"):
-            setattr(prepared, stage, through(getattr(fn, stage)))
-        return prepared
+        jitted: Any = fn
+        second_name = list(inspect.signature(fn).parameters)[1]
+        jitted.prepare = partial(ready, jitted.__name__, second_name)
+        return fn
 
     return decorate
 
