@@ -70,9 +70,8 @@ def spread_of_sparse(x: sparse.BCOO) -> tuple[Array, Array, Array]:
         mean += add(off) / jnp.maximum(stored, 1)
         off = x.data - mean.at[column].get(mode="fill", fill_value=0)
     off = jnp.where(column < d, off, 0)  # beyond lies what sum_duplicates fills up with
-    share = stored / n
-    beside = stored * (1 - share) * jnp.square(mean)  # what is not stored
-    return jnp.asarray(n, x.dtype), share * mean, jnp.square(off).sum() + beside.sum()
+    beside = stored * ((n - stored) / n) * jnp.square(mean)  # what is not stored
+    return jnp.asarray(n, x.dtype), stored / n * mean, jnp.square(off).sum() + beside.sum()
 
 
 def less(mean: Array, rows: Array, where: Array | None = None) -> Array:
