@@ -205,9 +205,11 @@ def root(inner: Array) -> tuple[Array, Array, Array]:
     unit = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
     values, v = jnp.linalg.eigh(inner * unit * unit[:, None])
     live = values > 4 * len(values) * jnp.finfo(inner.dtype).eps * values[-1]
-    roots = jnp.sqrt(jnp.where(live, values, 1))
-    inverse = unit[:, None] * ((v * jnp.where(live, 1 / roots, 0)) @ v.T)
-    return inverse, ((v * jnp.where(live, roots, 0)) @ v.T) * size, values[0]
+    inverse = jnp.where(live, 1 / jnp.sqrt(jnp.where(live, values, 1)), 0)
+    # The root has no need to leave out what is small: where columns of mere rounding lean on a
+    # large one, that is a part of the large one.
+    roots = jnp.sqrt(jnp.maximum(values, 0))
+    return unit[:, None] * ((v * inverse) @ v.T), ((v * roots) @ v.T) * size, values[0]
 
 
 def _top_pairs(

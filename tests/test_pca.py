@@ -121,6 +121,16 @@ def test_components_are_those_of_a_full_svd(rng, shape, dtype, solver):
         assert not np.allclose(by_covariance(x, RANK), deviations, rtol=0.5, atol=0)
 
 
+def test_columns_of_rounding_take_nothing_from_the_largest(rng):
+    # What lies below the rounding of the first direction leans on it, in the dtype of x.
+    for _ in range(6):
+        u, v = (np.linalg.qr(rng.standard_normal((53, 53)))[0] for _ in range(2))
+        x = jnp.asarray((u * 2e-5 ** (np.arange(53) / 10)) @ v.T, jnp.float32)
+        found = fit_pca(x, rank=5)
+        deviations = np.sqrt(reference(x)[2][:5])
+        np.testing.assert_allclose(np.sqrt(exact(found.explained_variance)), deviations, 4e-6)
+
+
 def test_half_precision_is_computed_in_float32(rng):
     x = with_spectrum(rng, 53, 7, "slow", "bfloat16")
     fitted = fit_pca(x, rank=3)
