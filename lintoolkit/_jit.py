@@ -63,9 +63,8 @@ class _Jitted:
         self.__wrapped__ = fun
         self._compiled: Any = jax.jit(fun, static_argnames=static)
         self._again = functools.partial(_put_right, fun, static)
-        self.prepare: Callable[..., dict[str, Any]] | None = (
-            None  # options, before JAX sees any
-        )
+        # Makes options of what is given, before JAX sees any.
+        self.prepare: Callable[..., dict[str, Any]] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._through(self._compiled, args, kwargs)
@@ -135,7 +134,7 @@ def _put_right(
 
 def _settled(value: Any) -> Any:
     """The number that an array holds, the tuple that a list could be, in configs too."""
-    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+    if type(value) in (list, tuple):  # no named tuple
         return tuple(map(_settled, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
