@@ -20,9 +20,10 @@ class Transformer:
 
     `hidden` is the width inside the MLP, `kv_heads` the heads that keys and values have,
     `gated` an MLP of three matrices, `biases` bias vectors and norm offsets beside the norm
-    scales, `positions` rows of a learned position table, `tied` one table for input and
-    output, `active` the experts a token uses. `tokens` and `batch_tokens` tell the training
-    run where it is published: tokens seen in all, and in one update.
+    scales, `positions` and `segments` rows of learned tables that are added to the tokens',
+    `tied` one table for input and output, `active` the experts a token uses. `tokens` and
+    `batch_tokens` tell the training run where it is published: tokens seen in all, and in one
+    update.
     """
 
     source: str
@@ -36,6 +37,7 @@ class Transformer:
     gated: bool = False
     biases: bool = False
     positions: int = 0
+    segments: int = 0
     tied: bool = False
     experts: int = 1
     active: int = 1
@@ -52,7 +54,7 @@ MODELS = {
     "bert-large": Transformer(
         source="Devlin et al. 2018, arXiv 1810.04805",
         blocks=24, width=1024, hidden=4096, heads=16, vocabulary=30522, context=512,
-        biases=True, positions=512, tied=True,
+        biases=True, positions=512, segments=2, tied=True,
     ),
     "gpt3": Transformer(
         source="Brown et al. 2020, arXiv 2005.14165, table 2.1",
@@ -122,7 +124,7 @@ TPU_V4 = SimpleNamespace(
 H100_LINKS = 50e9, 450e9
 TPU_V5E_LINKS = 100e9, 100e9
 TIME_SHARES = SimpleNamespace(
-    source="arXiv 2404.11788, abstract: matrix products' share of run time over its models",
+    source="arXiv 2404.11788, abstract: matrix products' share of inference time, by model",
     low=0.428,
     high=0.966,
 )
@@ -160,8 +162,8 @@ def block_weights(model: Transformer, *, active: bool = False) -> int:
 
 
 def matrix_parameters(model: Transformer, *, active: bool = False) -> int:
-    """All matrix entries: blocks, token table, position table, output matrix if untied."""
-    tables = model.vocabulary * (1 if model.tied else 2) + model.positions
+    """All matrix entries: blocks, tables of tokens and places, output matrix if untied."""
+    tables = model.vocabulary * (1 if model.tied else 2) + model.positions + model.segments
     return model.blocks * block_weights(model, active=active) + tables * model.width
 
 

@@ -299,8 +299,8 @@ def by_hand(draw):
     def loss(params):
         return 0.5 * jnp.sum((mlp(params, x) - y) ** 2)
 
-    hidden = jax.nn.relu(x @ params[0]["kernel"] + params[0]["bias"])
-    ours = backward(params[1]["kernel"], x, hidden, mlp(params, x) - y)
+    hidden, _ = both_layers(params, x)
+    ours = both_passes(params, x, y)
     automatic = jax.grad(loss)(params)
     nudged = lambda s: loss(
         (params[0] | {"kernel": params[0]["kernel"].at[2, 3].add(s)}, params[1])
@@ -318,13 +318,31 @@ def by_hand(draw):
         },
         backward,
         mlp,
-        # The closed form has the layers; ReLU adds one maximum a hidden unit.
         flops=flops(
-            mlp, params, x, formula=mlp_flops(n=BATCH, widths=WIDTHS) + BATCH * WIDTHS[1]
+            both_passes,
+            params,
+            x,
+            y,
+            formula=3 * mlp_flops(n=BATCH, widths=WIDTHS, bias=False)
+            - 2 * BATCH * WIDTHS[0] * WIDTHS[1],
         ),
         note="The automatic gradient compared with is jax.grad's. The backward pass has three "
-        "products, X'D twice and D W' once: the input itself needs no gradient.",
+        "products, X'D twice and D W' once: the input itself needs no gradient. The FLOP are "
+        "of both passes, the closed form of their products.",
     )
+
+
+def both_layers(params, x):
+    """What the hidden layer and the last one give, written out."""
+    first, last = params
+    hidden = jax.nn.relu(x @ first["kernel"] + first["bias"])
+    return hidden, hidden @ last["kernel"] + last["bias"]
+
+
+def both_passes(params, x, y):
+    """The gradients of half the squared error, forward and back by hand."""
+    hidden, output = both_layers(params, x)
+    return backward(params[1]["kernel"], x, hidden, output - y)
 
 
 def backward(kernel, x, hidden, delta):

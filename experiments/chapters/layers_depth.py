@@ -163,8 +163,9 @@ def depth(*, seed: int, full: bool):
             + dense_flops(n=1, d_in=2, d_out=1, bias=False)
             + 10,
         ),
-        note="A bend a unit: 31 for 32 pieces, beside the straight line x, which is ReLU's own "
-        "on [0, 1]. The FLOP are those of the deep network for one number, 10 ReLUs included.",
+        note="A bend a unit: 31 for 32 pieces, beside the straight line x, which is one more "
+        "ReLU where there is no way past the layer: 32 units here against the deep network's "
+        "10. The FLOP are those of the deep one for one number, 10 ReLUs included.",
     )
     yield figures.sawtooth(x[:, 0], curves, pieces)
 

@@ -92,6 +92,7 @@ def factors(*, seed: int, full: bool):
         als,
         predict_rating,
         flops=counted,
+        note="The FLOP are of all predictions.",
     )
     lengths = jnp.linalg.norm(q, axis=1)
     by_dot = recommend(model, jnp.arange(USERS), k=1).indices[:, 0]
@@ -120,6 +121,7 @@ def factors(*, seed: int, full: bool):
         truncated_svd,
         reconstruct,
         flops=counted,
+        note="The FLOP are of all predictions.",
     )
     yield figures.predicted(values[~seen], predicted[~seen], filled[~seen])
     ranks = (1, 2, 3, 4, 6, 8) if full else (1, 3, 6)

@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import replace
+from functools import reduce
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,7 @@ def sizes(*, seed: int, full: bool):
         {"parameters": totals, "largest": max(totals.values())},
         count,
         holds=10**9 < max(totals.values()) < TRILLION,
-        note="Billions are documented; no open dense shape reaches a trillion.",
+        note="Those of the bare models: BERT without its pooler and the heads of its training.",
     )
     card = H100.memory_bytes
     yield row(
@@ -115,18 +117,33 @@ def sizes(*, seed: int, full: bool):
     )
 
 
-def gpt3_products(x, blocks, table):
-    """Every matrix product of a GPT-3 forward pass, and nothing else."""
+def array(*shape):
+    """An array of float32 that is priced, not made."""
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def price_products(model, *, tokens):
+    """The FLOP cell of every matrix product of a forward pass, at the published shape."""
 
     def block(x, weights):
-        query, key, value, out, up, down = weights
-        heads = lambda kernel: (x @ kernel).reshape(len(x), GPT3.heads, -1)
+        query, key, value, out, *up, down = weights
+        heads = lambda kernel: (x @ kernel).reshape(tokens, model.heads, -1)
         scores = jnp.einsum("thd,shd->hts", heads(query), heads(key))
-        blend = jnp.einsum("hts,shd->thd", scores, heads(value))
-        return blend.reshape(x.shape) @ out @ up @ down, None
+        blend = jnp.einsum("hts,shd->thd", scores, heads(value)).reshape(x.shape) @ out
+        return reduce(jnp.multiply, [blend @ kernel for kernel in up]) @ down, None
 
-    x, _ = jax.lax.scan(block, x, blocks)
-    return x @ table.T
+    def forward(x, blocks, table):
+        x, _ = jax.lax.scan(block, x, blocks)
+        return x @ table.T
+
+    shapes = published.attention_matrices(model) + published.mlp_matrices(model)
+    return flops(
+        forward,
+        array(tokens, model.width),
+        tuple(array(model.blocks, *shape) for shape in shapes),
+        array(model.vocabulary, model.width),
+        formula=2 * published.forward_macs(model, tokens=tokens),
+    )
 
 
 def forward_pass(*, seed: int, full: bool):
@@ -138,7 +155,6 @@ def forward_pass(*, seed: int, full: bool):
     total = published.forward_macs(GPT3, tokens=tokens)
     one_token = published.forward_macs(GPT3, tokens=1)
     stated = 3.5e14  # the article's
-    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     shapes = published.attention_matrices(GPT3) + published.mlp_matrices(GPT3)
     yield row(
         "need-gpt3-macs",
@@ -154,13 +170,7 @@ def forward_pass(*, seed: int, full: bool):
         },
         published.forward_macs,
         published.parameters,
-        flops=flops(
-            gpt3_products,
-            array(tokens, GPT3.width),
-            tuple(array(GPT3.blocks, *shape) for shape in shapes),
-            array(GPT3.vocabulary, GPT3.width),
-            formula=2 * total,
-        ),
+        flops=price_products(GPT3, tokens=tokens),
     )
     yield row(
         "need-second-year-by-hand",
@@ -176,7 +186,9 @@ def forward_pass(*, seed: int, full: bool):
             "llama_7b_exact_macs_first_token": published.forward_macs(LLAMA, tokens=1),
         },
         published.forward_macs,
-        note="The round figures are one multiply-add for each weight.",
+        flops=price_products(LLAMA, tokens=1),
+        note="The round figures are one multiply-add for each weight; the FLOP are of the "
+        "first token of LLaMA-7B.",
     )
     yield row(
         "need-mostly-matmul",
@@ -195,7 +207,8 @@ def forward_pass(*, seed: int, full: bool):
             "quoted_time_share_high": TIME_SHARES.high,
         },
         published.matmul_share,
-        note=f"{published.COUNTED} An encoder has no next-token output to count.",
+        note=f"{published.COUNTED} An encoder has no next-token output to count. The shares of "
+        "time are of inference.",
     )
     mlp = GPT3.blocks * tokens * published.entries(published.mlp_matrices(GPT3))
     yield row(
@@ -278,11 +291,17 @@ def training(*, seed: int, full: bool):
         for name, model in MODELS.items()
         if model.tokens
     }
+    until = (0, 252e6, 2.87e12, MODELS["llama3.1-405b"].tokens)  # section 3.4.1 of its paper
+    grown = sum(
+        (b - a) / batch for (a, b), batch in zip(pairwise(until), (4e6, 8e6, 16e6), strict=True)
+    )
     yield row(
         "sense-billions-examples-millions-iterations",
-        {"updates": updates},
-        holds=all(9e4 < count < 1e6 for count in updates.values()),
-        note="Tokens of the run divided by tokens of one update.",
+        {"updates": updates, "llama3.1-405b_as_its_batch_grew": math.ceil(grown)},
+        holds=all(9e4 < count < 1e6 for count in updates.values()) and grown < 2e6,
+        note="Tokens of the run divided by tokens of one update, the largest. Llama 3.1's was "
+        "4e6 up to 252e6 tokens, 8e6 up to 2.87e12, then 16e6: one run of a million and a bit, "
+        "as is its published schedule of 1.2e6.",
     )
     tokens = LLAMA70.tokens
     passes = {
@@ -296,15 +315,18 @@ def training(*, seed: int, full: bool):
         holds=not any(1e9 <= count < 1e12 for count in passes.values()),
         note="Llama-2-70B: 2e12 tokens, context 4,096, 4e6 tokens an update.",
     )
+    in_block = published.attention_matrices(GPT3) + published.mlp_matrices(GPT3)
+    per_pass = GPT3.blocks * len(in_block) + 1
     yield row(
         "matrices-trillions-of-times",
         {
             "gpt3_training_scalar_macs": gpt3 / 2,
-            "gpt3_weight_matmuls_per_forward": GPT3.blocks
-            * len(published.attention_matrices(GPT3) + published.mlp_matrices(GPT3))
-            + 1,
+            "gpt3_weight_matmuls_per_forward": per_pass,
         },
         published.training_flops,
+        note="Whole products of GPT-3 with a weight matrix, forward and backward: "
+        f"{3 * per_pass * GPT3.tokens / GPT3.context:.1e} if each sequence has its own, "
+        f"{3 * per_pass * GPT3.tokens / GPT3.batch_tokens:.1e} if each update has.",
     )
 
 

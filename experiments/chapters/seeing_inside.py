@@ -18,6 +18,7 @@ from experiments.classifier import (
     trained_digits,
 )
 from experiments.figures import seeing as figures
+from experiments.published import MODELS, parameters, training_flops
 from experiments.rows import flops, row
 from lintoolkit.cost import cost
 from lintoolkit.layers import dense, mlp, mlp_flops
@@ -72,6 +73,7 @@ def inference(*, seed: int, full: bool):
     digits_forward, digits_gradient = forward_and_gradient(WIDTHS)
     deep_forward, deep_gradient = forward_and_gradient((64,) * 17)
     presented = 30 * len(split.train_y)
+    gpt3 = MODELS["gpt3"]
     yield row(
         "sense-training-versus-inference-cost",
         {
@@ -82,8 +84,10 @@ def inference(*, seed: int, full: bool):
             "digits_served_when_inference_overtakes": presented
             * digits_gradient
             / digits_forward,
-            # Large models: 6 N FLOP for a token of training, 2 N for a token served.
-            "tokens_served_per_training_token_when_inference_overtakes": 6 / 2,
+            "gpt3_tokens_served_when_inference_overtakes": training_flops(
+                parameters=parameters(gpt3), tokens=gpt3.tokens
+            )
+            / (2 * parameters(gpt3)),
         },
         mlp,
         cost,
@@ -92,7 +96,8 @@ def inference(*, seed: int, full: bool):
         # Backward repeats both products of a layer but the first layer's towards the input.
         holds=digits_gradient == 3 * digits_forward - 2 * 64 * 32
         and deep_gradient == 3 * deep_forward - 2 * 64 * 64,
-        note="Matrix products only. L equal layers cost 3 - 1/L times a forward pass: the "
+        note="Matrix products only, of GPT-3 6 FLOP a weight and token of training against 2 "
+        "a token served. L equal layers cost 3 - 1/L times a forward pass: the "
         "first needs no gradient towards the pixels.",
     )
 

@@ -49,7 +49,10 @@ def dot_products(*, seed: int, full: bool):
         "longer_less_aligned": jnp.asarray([40.0, 0.0, 0.0]),
     }
     dots = {name: dot(a, other) for name, other in others.items()}
-    cosines = {name: cosine_similarity(a, other) for name, other in others.items()}
+    # A right angle's is 0 but for the rounding of unit vectors.
+    cosines = {
+        name: jnp.round(cosine_similarity(a, other), 12) + 0.0 for name, other in others.items()
+    }
     yield row(
         "calculus-dot-signs",
         {"dots": dots, "cosines": cosines},
