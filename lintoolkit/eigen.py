@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 from lintoolkit import _checks, _krylov
 from lintoolkit._jit import jit
-from lintoolkit._rows import everywhere, on_each, split_of
+from lintoolkit._rows import everywhere, on_each, pull, split_of
 from lintoolkit._scale import unit_of
 from lintoolkit._triplets import (
     LinearOperator,
@@ -27,6 +27,7 @@ from lintoolkit._triplets import (
     highest,
     matrix_of,
     one_by_one,
+    orthonormal,
     products_of,
     signs,
 )
@@ -243,8 +244,12 @@ def _top(
         tol=10 * float(jnp.finfo(x.dtype).eps) if tol is None else tol,
         restarts=max_restarts,
     )
-    values = found.values[:rank] * products.unit
-    return _as_eigh(values, found.vectors[:rank], found.converged)
+    # Once more: over many restarts rounding adds up, in the basis and in what it was found by.
+    vectors, _ = orthonormal(found.vectors[:rank].T)
+    inner = pull(vectors, products.push(vectors.T))
+    values, mix = jnp.linalg.eigh(jnp.where(found.converged, inner, 0))
+    rows = mix.T[::-1] @ vectors.T
+    return _as_eigh(values[::-1] * products.unit, rows, found.converged)
 
 
 def _as_eigh(values: Array, rows: Array, ok: Array) -> Eigh:
