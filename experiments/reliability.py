@@ -603,6 +603,8 @@ def main() -> None:
     if options.worker:
         work(options.worker, options.task, **options.options)
         return
+    if unknown := set(options.trials) - TRIALS.keys():
+        parser.error(f"trials must be of {', '.join(TRIALS)}, got {', '.join(sorted(unknown))}")
     for name in options.trials or TRIALS:
         with tempfile.TemporaryDirectory() as folder:
             found = TRIALS[name](Path(folder), options.quick, options.seed)

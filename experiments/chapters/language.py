@@ -307,7 +307,7 @@ def learning(*, seed: int, full: bool):
     )
     moments = (0, STEPS // 2, STEPS)
     samples = [sample(trained, words, step=step, seed=seed) for step in moments]
-    yield figures.learning(np.asarray(trained.losses), floor, moments, samples)
+    yield figures.learning(np.asarray(trained.losses), floor, len(words), moments, samples)
 
 
 def sample(trained, words, *, step: int, seed: int) -> str:

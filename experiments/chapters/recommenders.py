@@ -112,7 +112,9 @@ def chances(links: list, n: int, *, damping: float) -> jax.Array:
     """The matrix whose entry (t, s) is the surfer's chance to go from s to t."""
     sources, targets = jnp.array(links).T
     counts = jnp.zeros((n, n)).at[targets, sources].add(1)
-    return damping * counts / counts.sum(axis=0) + (1 - damping) / n
+    out = counts.sum(axis=0)
+    follows = jnp.where(out > 0, counts / jnp.maximum(out, 1), 1 / n)  # from no links: anywhere
+    return damping * follows + (1 - damping) / n
 
 
 # Links from a page to a page: four pages, of which nobody links to the last, and two pairs.

@@ -129,11 +129,12 @@ def train_convnet(params: dict, x: jax.Array, y: jax.Array) -> dict:
 
 
 def few_shot_draws(y: jax.Array, *, shots: int, draws: int) -> np.ndarray:
-    """Rows of a few examples of each of five classes, drawn anew: draws x (5 shots)."""
+    """Rows of a few examples of each class, drawn anew: draws x (classes shots)."""
     labels, chosen = np.asarray(y), []
     for draw in range(draws):
         order = np.random.RandomState(draw).permutation(len(labels))
-        chosen.append(np.ravel([order[labels[order] == c][:shots] for c in range(5)]))
+        each = [order[labels[order] == c][:shots] for c in np.unique(labels)]
+        chosen.append(np.concatenate(each))
     return np.stack(chosen)
 
 
@@ -142,7 +143,7 @@ def from_scratch(x: jax.Array, y: jax.Array, *, shots: int) -> float:
     scores: list[jax.Array] = []
     for chosen in few_shot_draws(y, shots=shots, draws=5):
         batches = tuple(jnp.broadcast_to(a[chosen], (50, *a[chosen].shape)) for a in (x, y))
-        params = init_convnet(np.random.RandomState(len(scores)), 5)
+        params = init_convnet(np.random.RandomState(len(scores)), int(y.max()) + 1)
         params = fit(convnet_loss, params, batches, optimizer=ADAM).params
         right = (convnet(params, x).argmax(1) == y).at[chosen].set(False)
         scores.append(right.sum() / (len(y) - len(chosen)))
@@ -193,30 +194,34 @@ def other_digits(*, seed: int, full: bool):
 
 
 def few_shot_accuracy(x: jax.Array, y: jax.Array, *, shots: int) -> float:
-    """Accuracy of a ridge readout on a few examples of each of five classes, over 20 draws.
+    """Accuracy of a ridge readout on a few examples of each class, over 20 draws.
 
     The regularisation is the best of five: a badly scaled readout of raw pixels would make
     any other features look good.
     """
     chosen = jnp.asarray(few_shot_draws(y, shots=shots, draws=20))
     strengths = jnp.array([0.01, 0.1, 1.0, 10.0, 100.0])
-    return float(readout_accuracy(x, y, chosen, strengths).mean(0).max())
+    wanted = jax.nn.one_hot(y, int(y.max()) + 1)
+    return float(readout_accuracy(x, wanted, chosen, strengths).mean(0).max())
 
 
 @jax.jit
 @partial(jax.vmap, in_axes=(None, None, None, 0), out_axes=1)
 @partial(jax.vmap, in_axes=(None, None, 0, None))
 def readout_accuracy(
-    x: jax.Array, y: jax.Array, chosen: jax.Array, strength: jax.Array
+    x: jax.Array, wanted: jax.Array, chosen: jax.Array, strength: jax.Array
 ) -> jax.Array:
-    """Accuracy off the chosen rows of a ridge readout fitted to them: draws x strengths."""
+    """Accuracy off the chosen rows of a ridge readout fitted to them: draws x strengths.
+
+    What is wanted is a row a label, 1 in its place.
+    """
     a = jnp.pad(x, ((0, 0), (0, 1)), constant_values=1.0)
     known = a[chosen]
     # Fewer rows than columns: ridge in its dual form, X^T (X X^T + strength I)^-1 Y.
     gram = known @ known.T + strength * jnp.eye(len(chosen))
-    readout = known.T @ jnp.linalg.solve(gram, jax.nn.one_hot(y[chosen], 5))
-    right = ((a @ readout).argmax(1) == y).at[chosen].set(False)
-    return right.sum() / (len(y) - len(chosen))
+    readout = known.T @ jnp.linalg.solve(gram, wanted[chosen])
+    right = ((a @ readout).argmax(1) == wanted.argmax(1)).at[chosen].set(False)
+    return right.sum() / (len(wanted) - len(chosen))
 
 
 def breast_cancer_accuracy() -> float:

@@ -171,8 +171,8 @@ def search(*, seed: int, full: bool):
             formula=dot_flops(n=len(sentences), d=len(words)),
         ),
         note="The sentences are ours, written so that the words they share and do not share "
-        "give the ledger's score. The closed form counts the dot products; the program has two "
-        "operations more a score, a test for what is not a number.",
+        "give the ledger's score. The closed form counts the dot products; the program "
+        "also tests each score for what is not a number.",
     )
 
 

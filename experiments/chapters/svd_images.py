@@ -38,11 +38,12 @@ def decomposed(name: str) -> SVD:
 def values(name: str, *, centred: bool = False) -> jax.Array:
     """A photograph's singular values, with its mean brightness taken off if `centred`.
 
-    Filled up with zeros, so that what is computed of them is compiled once for all.
+    Filled up with zeros where there are fewer than 512, so that what is computed of them is
+    compiled once for all of these.
     """
     image = grey(name)
     s = svd(jnp.asarray(image - image.mean())).s if centred else decomposed(name).s
-    return jnp.pad(s, (0, 512 - len(s)))
+    return jnp.pad(s, (0, max(512 - len(s), 0)))
 
 
 spread = partial(values, centred=True)

@@ -89,7 +89,7 @@ def drift(*, seed: int, full: bool):
         note="Where a pair starts hangs on the draw, and how far king and queen come in 400 "
         "steps on how often the sentences, which are our own, tell them apart: these are not "
         "held to the ledger's, but to how far each pair comes. Words of the same use end "
-        "together, of other uses apart. The FLOP are of one dot product.",
+        "nearer than they began, of other uses apart. The FLOP are of one dot product.",
         not_compared=(
             "king_queen_start",
             "king_queen_peak",

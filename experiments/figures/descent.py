@@ -159,7 +159,7 @@ def landscapes(random: Slice, along: Slice) -> Figure:
     return Figure(
         name="landscape",
         figure=canvas,
-        caption="The loss around the trained network (cross) in 2 of its 2,410 dimensions; "
-        "dots are the 30 epochs, projected. Random directions hardly see the path: nearly "
-        "everything is at a right angle to everything.",
+        caption="The loss around the trained network (cross) in two of its many "
+        "dimensions; dots are the epochs, projected. Random directions hardly see the path: "
+        "nearly everything is at a right angle to everything.",
     )

@@ -43,12 +43,14 @@ def temperature(distributions: dict[float, np.ndarray]) -> Figure:
     )
 
 
-def learning(losses, floor: float, moments: tuple[int, ...], samples: list[str]) -> Figure:
+def learning(
+    losses, floor: float, words: int, moments: tuple[int, ...], samples: list[str]
+) -> Figure:
     """The loss by step, with what the model says at several steps."""
     canvas = Canvas(figsize=(7, 3.6), layout="constrained")
     axes = canvas.subplots()
     axes.plot(losses)
-    for level, name in ((losses[0], "chance, ln 63"), (floor, "entropy of a neighbour")):
+    for level, name in ((losses[0], f"chance, ln {words}"), (floor, "entropy of a neighbour")):
         axes.axhline(level, color="0.7", lw=0.8, zorder=0)
         axes.text(len(losses), level - 0.05, name, ha="right", va="top", color="0.4")
     for i, (step, text) in enumerate(zip(moments, samples, strict=True)):
@@ -58,9 +60,9 @@ def learning(losses, floor: float, moments: tuple[int, ...], samples: list[str])
     return Figure(
         name="learning",
         figure=canvas,
-        caption="Loss while 63 words learn their neighbours, and what comes when each next "
-        "word is drawn as a neighbour of the last: any words at first, at the end "
-        "mostly words that belong together.",
+        caption=f"Loss while {words} words learn their neighbours, and what comes when each "
+        "next word is drawn as a neighbour of the last: any words at first, in the end more "
+        "that belong together.",
     )
 
 

@@ -63,7 +63,7 @@ def patch_tokens(image: jax.Array, tokens: jax.Array, side: int) -> Figure:
     photo.vlines(cuts, -0.5, image.shape[0] - 0.5, color="white", linewidth=0.4)
     corner = (left - 0.5, top - 0.5)
     photo.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="C0", linewidth=2))
-    photo.set_title("196 patches")
+    photo.set_title(f"{len(tokens)} patches")
     detail.imshow(image[top : top + side, left : left + side])
     detail.set_title(f"patch {chosen}: 16 x 16 x 3")
     for panel in (photo, detail):

@@ -52,7 +52,9 @@ def two_classes(x: jax.Array, labels: np.ndarray) -> Figure:
     for colour, chosen in (("C0", labels), ("C1", ~labels)):
         across, up = np.asarray(x)[chosen].T
         panel.scatter(across, up, s=3, color=colour, rasterized=True)
-    panel.set(xlabel="first component: 99 % of the variance", ylabel="second", ylim=(-2, 2))
+    spread = np.asarray(x).var(axis=0)
+    first = f"first component: {spread[0] / spread.sum():.0%} of the variance"
+    panel.set(xlabel=first, ylabel="second", ylim=(-2, 2))
     return Figure(
         name="two-classes",
         figure=canvas,
@@ -136,7 +138,7 @@ def thousand(shares: dict[str, jax.Array], k: int) -> Figure:
         name="thousand-to-fifty",
         figure=canvas,
         caption="A thousand dimensions become fifty. Where fifty directions are in the data a "
-        "cliff follows them; white noise slopes on, and 87 % of it would be lost.",
+        "cliff follows them; white noise slopes on, and most of it would be lost.",
     )
 
 

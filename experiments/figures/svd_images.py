@@ -107,6 +107,6 @@ def rank_needed(parts: dict[str, float]) -> Figure:
     return Figure(
         name="rank-needed",
         figure=canvas,
-        caption="Photographs need a small part of their rank, grass a large one, noise and the "
-        "identity nearly all.",
+        caption="Photographs need a small part of their rank, grass a large one, noise most of "
+        "it and the identity nearly all.",
     )

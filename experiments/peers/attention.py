@@ -4,12 +4,11 @@
 that are named, or all, and puts the rows into experiments/results/<platform>/attention.json:
 float32 on two threads of a CPU, half precision on a GPU, where cuDNN's attention and our own in
 plain JAX, which options take, stand beside them. Heads are 64 wide; the contenders take turns
-in one process, and each number is the median of the turns after the first. Memory and FLOP come
-from `lintoolkit.cost`.
+in one process, and each number is the median of the turns after one to warm up. Memory and FLOP
+come from `lintoolkit.cost`.
 """
 
 import inspect
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from experiments.peers.measure import ON_GPU, timed, write
+from experiments.peers.measure import ON_GPU, medians, timed, write
 from lintoolkit import _cudnn
 from lintoolkit.attention import attention
 from lintoolkit.cost import cost
@@ -103,13 +102,11 @@ def measure(b: int, h: int, t: int, *, causal: bool, gradient: bool) -> dict:
         calls[name] = partial(compiled, *qkv)
     row["torch"] = {}
     calls["torch"] = in_torch(arrays, causal=causal, gradient=gradient)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    began = time.perf_counter()
-    while len(times["ours"]) < 3 or time.perf_counter() - began < SECONDS:
-        for name, call in calls.items():
-            times[name].append(timed(call, CALLS))
-    for name, taken in times.items():
-        row[name]["seconds"] = float(f"{statistics.median(taken[1:]):.4g}")
+    for call in calls.values():
+        call()
+    one_turn = CALLS * sum(timed(call) for call in calls.values())
+    for name, seconds in medians(calls, max(3, int(SECONDS / one_turn)), CALLS).items():
+        row[name]["seconds"] = float(f"{seconds:.4g}")
     ours = row["ours"]["seconds"]
     for name in calls:
         if name != "ours":

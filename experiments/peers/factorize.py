@@ -1,15 +1,14 @@
 """Alternating least squares: ours beside `implicit`, and beside loops in NumPy.
 
 ``OPENBLAS_NUM_THREADS=1 python -m experiments.peers.factorize`` runs all of them in turn, in
-one process, and writes results/cpu/factorize.json. (`implicit` spreads rows over threads of its
-own and asks for a BLAS of one.) Every time is a median of whole fits after one to warm up, our
-sorting of the ratings and `implicit`'s transpose among them.
+one process, and writes results/<platform>/factorize.json. (`implicit` spreads rows over threads
+of its own and asks for a BLAS of one.) Every time is a median of whole fits after one to warm
+up, our sorting of the ratings and `implicit`'s transpose among them.
 """
 
 import os
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ import numpy as np
 import scipy.sparse
 from implicit.cpu.als import AlternatingLeastSquares
 
-from experiments.peers.measure import medians, timed
+from experiments.peers.measure import RESULTS, medians, timed
 from experiments.runner import dump, run_stamp, write
 from lintoolkit.cost import cost
 from lintoolkit.factorize import Recommender, _plan, als, implicit_als, predict_rating
@@ -27,7 +26,7 @@ RATINGS, HELD_OUT = 1_000_000, 100_000
 PLANTED = 8  # factors behind the ratings
 L2, ALPHA, SWEEPS, ROUNDS, THREADS = 5.0, 2.0, 4, 3, 2
 EXPLICIT_RANK, IMPLICIT_RANKS = 32, (32, 64, 128)
-RESULTS = Path(__file__).parent.parent / "results" / "cpu" / "factorize.json"
+WRITTEN = RESULTS / jax.default_backend() / "factorize.json"
 
 
 def long_tailed_ratings(*, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -229,8 +228,8 @@ def main() -> None:
         "versions": {name: version(name) for name in ("implicit", "numpy", "scipy")},
         "run": run_stamp(seed=0, full=True),
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    write(RESULTS, dump(report))
+    WRITTEN.parent.mkdir(parents=True, exist_ok=True)
+    write(WRITTEN, dump(report))
     for row in rows:
         print(*(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()))
 

@@ -1,13 +1,11 @@
 """PageRank of a power-law graph: ours beside networkx, SciPy, igraph and scikit-network.
 
 ``python -m experiments.peers.graphs`` runs all of them in turn, in one process, and writes
-results/cpu/graphs.json. Every time is a median of calls after one to warm up.
+results/<platform>/graphs.json. Every time is a median of calls after one to warm up.
 """
 
-import statistics
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
 import igraph
 import jax
@@ -17,14 +15,14 @@ import numpy as np
 import scipy.sparse
 import sknetwork.ranking
 
-from experiments.peers.measure import timed
+from experiments.peers.measure import RESULTS, medians, timed
 from experiments.runner import dump, run_stamp, write
 from lintoolkit.cost import cost
 from lintoolkit.eigen import pagerank
 
 NODES, EDGES, DAMPING, ROUNDS = 100_000, 1_000_000, 0.85, 7
 TOL = {"float64": 1e-9, "float32": 1e-6}  # of the L1 distance to the exact ranks
-RESULTS = Path(__file__).parent.parent / "results" / "cpu" / "graphs.json"
+WRITTEN = RESULTS / jax.default_backend() / "graphs.json"
 
 
 def power_law_graph(*, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,19 +108,12 @@ def main() -> None:
     l1 = {name: np.abs(np.asarray(call(), float) - exact).sum() for name, call in rank.items()}
     for call in prepare.values():
         call()
-    times: dict[str, list[float]] = {name: [] for name in rank}
-    before: dict[str, list[float]] = {name: [] for name in prepare}
-    for _ in range(ROUNDS):
-        for name, call in rank.items():
-            times[name].append(timed(call))
-        for name, call in prepare.items():
-            before[name].append(timed(call))
-
+    times, before = medians(rank, ROUNDS), medians(prepare, ROUNDS)
     rows = {}
     for name in rank:
         rows[name] = {
-            "seconds": statistics.median(times[name]),
-            "prepare_seconds": statistics.median(before[name]) if name in before else None,
+            "seconds": times[name],
+            "prepare_seconds": before.get(name),
             "prepare_is_in_seconds": name.startswith("lintoolkit") or name == "networkx",
             "l1_error": float(l1[name]),
         }
@@ -149,8 +140,8 @@ def main() -> None:
         "run": run_stamp(seed=0, full=True),
         "peers": {p: version(p) for p in ("networkx", "scipy", "igraph", "scikit-network")},
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    write(RESULTS, dump(report))
+    WRITTEN.parent.mkdir(parents=True, exist_ok=True)
+    write(WRITTEN, dump(report))
     for name, row in rows.items():
         print(f"{name:20}", row)
 
