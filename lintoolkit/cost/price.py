@@ -157,7 +157,7 @@ def _reduction(i: Instruction, folds: list[Work], *, as_run: bool) -> Work:
     fold, first = folds[0], i.operands[0].shape
     out = i.shape.parts[0].size if i.shape.parts else i.shape.size
     if i.opcode in ("all-reduce", "all-reduce-start", "reduce-scatter"):
-        return fold.times(first.size)
+        return fold.times(sum(operand.shape.size for operand in i.operands))
     if i.opcode == "reduce":
         return fold.times(max(first.size - out, 0))
     if i.opcode == "map":
