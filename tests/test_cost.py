@@ -552,6 +552,22 @@ def test_the_table_shows_xlas_number_only_where_it_is_off():
     assert "XLA's own count" not in str(cost(jnp.matmul, spec(32, 32), spec(32, 32)))
 
 
+def test_the_table_is_as_wide_as_a_terminal_and_its_numbers_stand_in_columns():
+    def step(w, x):
+        with jax.named_scope("a_rather_long_name_of_some_scope"):
+            h = x @ w
+        with jax.named_scope("short"):
+            return w - x.T @ jnp.tanh(h)
+
+    w, x = spec(2**16, 2**16), spec(2**16, 2**16)
+    lines = str(cost(jax.jit(step, donate_argnums=0), w, x)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("  ") and "aliased 17,179,869,184" in line for line in lines)
+    scopes = lines[lines.index("FLOPs by scope") + 1 : -1]
+    assert len(scopes) == 2
+    assert len(set(map(len, scopes))) == 1
+
+
 def test_text_is_read_where_the_runtime_hides_the_module(monkeypatch):
     compiled = jax.jit(tanh_layers).lower(spec(12, 32, 32), spec(8, 32)).compile()
     direct = cost(compiled)

@@ -235,6 +235,64 @@ def test_what_no_compiler_spares_is_arguments_in_and_results_out(fn, args, moved
     assert cost(fn, *args).compulsory_bytes == moved
 
 
+HELD = jnp.arange(64 * 64, dtype=jnp.float32).reshape(64, 64)
+HALF = HELD.astype(jnp.bfloat16)
+ROW = spec(1, 64, dtype=F32)
+CLOSED_OVER = {
+    # name: (program, its arguments, bytes that it has to move)
+    "product": (lambda x: x @ HELD, [ROW], 4 * (64**2 + 128)),
+    "product in half precision": (
+        lambda x: x @ HALF, [spec(1, 64, dtype=jnp.bfloat16)], 2 * (64**2 + 128)
+    ),
+    "loop": (
+        lambda x: jax.lax.fori_loop(0, 5, lambda _, h: jnp.tanh(h @ HELD), x),
+        [ROW],
+        4 * (64**2 + 128),
+    ),
+    "gradient": (
+        jax.grad(lambda x: jnp.tanh(jnp.tanh(x @ HELD) @ HELD).sum()),
+        [ROW],
+        4 * (64**2 + 128),
+    ),
+    "rows of a table": (
+        lambda x, k: x * HELD[k], [ROW, spec(3, dtype=I32)], 4 * (3 * 64 + 64 + 3 + 3 * 64)
+    ),
+    "a row a trip": (
+        lambda x: jax.lax.scan(lambda h, w: (jnp.tanh(h * w), None), x, HELD)[0],
+        [ROW],
+        4 * (64**2 + 128),
+    ),
+    "a branch alone": (
+        lambda x, p: jax.lax.cond(p, lambda x: x @ HELD, lambda x: x + 1, x),
+        [ROW, spec(dtype=jnp.bool_)],
+        4 * 128,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLOSED_OVER)
+def test_arrays_that_a_program_closes_over_are_read_and_held_too(name):
+    fn, args, moved = CLOSED_OVER[name]
+    c = cost(fn, *args)
+    assert c.compulsory_bytes == moved
+    # A CPU holds half precision in float32, and in a gradient the array or a copy too.
+    assert c.memory.constants in (4 * 64**2, 2 * 4 * 64**2)
+    assert f"constants {c.memory.constants:,}" in str(c)
+
+
+def test_an_array_of_one_number_is_not_held():
+    c = cost(lambda x: x @ jnp.ones((64, 64), x.dtype), ROW)
+    assert c.memory.constants == 0
+    assert c.compulsory_bytes == 4 * 128
+
+
+def test_a_product_with_weights_closed_over_is_bound_by_memory():
+    w = jnp.arange(512.0 * 512, dtype=jnp.float32).reshape(512, 512)
+    best = cost(lambda x: x @ w, spec(1, 512, dtype=jnp.float32)).roofline("H100")
+    assert best.bound == "memory"
+    assert best.intensity == pytest.approx(0.5, rel=0.01)
+
+
 def test_of_two_branches_the_one_that_reads_less_is_sure():
     def either(flag, x):
         return jax.lax.cond(flag, lambda x: x.sum(), lambda x: x[3].sum(), x)

@@ -10,7 +10,7 @@ from lintoolkit.cost.hlo import read_module
 from lintoolkit.cost.kernels import pallas_kernels
 from lintoolkit.cost.report import Cost, View, view
 from lintoolkit.cost.stages import Stages, compile_stages
-from lintoolkit.cost.traffic import compulsory_bytes
+from lintoolkit.cost.traffic import compulsory_bytes, constant_bytes, held_constants
 from lintoolkit.cost.walk import (
     Kernels,
     Loop,
@@ -165,6 +165,7 @@ def _price(stages: Stages, name: str, while_trips: WhileTrips | None, cond: Rule
             "lowered program, which is then priced as written."
         )
     _check_scopes(while_trips, (lowered or totals).loops)
+    run, memory = modules[totals.stage], stages.memory
     return Cost(
         **{field.name: getattr(totals, field.name) for field in dataclasses.fields(View)},
         name=name,
@@ -173,11 +174,11 @@ def _price(stages: Stages, name: str, while_trips: WhileTrips | None, cond: Rule
         lowered=lowered or totals,
         compiled=totals,
         xla_flops=stages.xla_flops,
-        memory=stages.memory,
+        memory=memory and memory._replace(constants=held_constants(run)),
         read_from=stages.read_from,
-        compulsory_bytes=compulsory_bytes(
-            modules[totals.stage], stages.memory.aliased if stages.memory else 0
-        ),
+        # A compiler may hold its own arrays in a wider type, or twice.
+        compulsory_bytes=compulsory_bytes(run, memory.aliased if memory else 0)
+        + min(map(constant_bytes, modules.values())),
     )
 
 

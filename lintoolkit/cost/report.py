@@ -189,21 +189,22 @@ def view(stage: str, tally: Tally) -> View:
 
 
 class Memory(NamedTuple):
-    """Bytes that a program holds on each device: arguments, outputs, temporaries.
+    """Bytes that a program holds on each device: arguments, outputs, temporaries, constants.
 
-    `aliased` bytes are both argument and output (donated buffers). XLA's own peak leaves the
-    temporaries out on CPU; `total` does not.
+    `aliased` bytes are both argument and output (donated buffers), `constants` the arrays that
+    the program closes over. XLA's own peak leaves the temporaries out on CPU; `total` does not.
     """
 
     arguments: int
     outputs: int
     temps: int
     aliased: int
+    constants: int = 0
 
     @property
     def total(self) -> int:
-        """Arguments + outputs + temporaries - aliased."""
-        return self.arguments + self.outputs + self.temps - self.aliased
+        """Arguments + outputs + temporaries + constants - aliased."""
+        return self.arguments + self.outputs + self.temps + self.constants - self.aliased
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,8 +225,9 @@ class Cost(View):
         xla_flops: ``cost_analysis()["flops"]``, or None where XLA gives none.
         memory: Bytes held on each device, or None where the runtime does not say.
         read_from: Which of JAX's accessors gave the compiled program.
-        compulsory_bytes: Bytes of its arguments that one device has to read and of its results
-            that it has to write, each once: what no compiler spares it.
+        compulsory_bytes: Bytes of its arguments and of the arrays that it closes over that one
+            device has to read, and of its results that it has to write, each once: what no
+            compiler spares it.
     """
 
     name: str

@@ -1,5 +1,6 @@
 """A cost as a table: sections of labelled rows, written as text or as HTML."""
 
+import textwrap
 from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,9 +59,9 @@ def totals(stages: "Iterable[View]") -> Section:
 def remarks(cost: "Cost") -> Iterable[str]:
     """Memory, devices, XLA's own count where it is off, loops, exchanges, what is unsure."""
     if cost.memory:
-        parts = ("arguments", "outputs", "temps", "aliased")
-        held = ", ".join(f"{part} {getattr(cost.memory, part):,}" for part in parts)
-        yield f"memory {cost.memory.total:,} bytes: {held}"
+        parts = cost.memory._asdict().items()
+        held = ", ".join(f"{part} {size:,}" for part, size in parts if size)
+        yield f"memory {cost.memory.total:,} bytes: {held or 'nothing'}"
     if cost.devices > 1:
         whole = f"{cost.global_flops:,} FLOPs in all"
         yield f"compiled: on each of {cost.devices} devices, {whole}"
@@ -98,10 +99,14 @@ def as_text(parts: Iterable[Section], *, title: str) -> str:
     """The sections in monospaced columns."""
     lines = [title]
     for part in parts:
+        width = max([24, *(len(row[0]) for row in part.rows if len(row) > 1)])
         for row in ([part.heads] if part.heads else []) + part.rows:
             label, *values = row
-            padded = f"{label:<24}" if values else label
-            lines.append((padded + "".join(f"{value:>24}" for value in values)).rstrip())
+            if values:
+                numbers = "".join(f"{value:>24}" for value in values)
+                lines.append(f"{label:<{width}}{numbers}".rstrip())
+            else:
+                lines += textwrap.wrap(label, 80, subsequent_indent="  ")
     return "\n".join(lines)
 
 
