@@ -141,6 +141,36 @@ def test_mfu_leaves_out_what_is_computed_again():
     assert c.mfu(1.0, "A100") == pytest.approx(3 * 6 * layer / 156e12)
 
 
+def by_a_folded_count(x):
+    return jax.lax.fori_loop(0, jnp.array([3, 4]).sum(), lambda _, h: h @ x, x)
+
+
+def by_a_folded_flag(x):
+    with jax.named_scope("big"):
+        flag = jnp.array([1, 2]).sum() > 5
+        return jax.lax.cond(flag, lambda x: x @ x @ x, lambda x: x + 1, x)
+
+
+@pytest.mark.parametrize(("fn", "products"), [(by_a_folded_count, 7), (by_a_folded_flag, 0)])
+def test_what_only_compiling_settles_counts_as_compiled(fn, products):
+    c = cost(fn, spec(64, 64, dtype=jnp.float32))
+    assert c.exact
+    assert not c.lowered.exact
+    assert "only compiling settles" in str(c)
+    assert c.mfu(1.0, "H100") == pytest.approx(products * 2 * 64**3 / 494.7e12)
+    for parts in (c.by_scope(), c.by_phase(), c.by_source(), c.by_dtype()):
+        assert list(parts.values()) == [c.flops]
+    here = dataclasses.replace(TOY, platform="cpu")
+    assert c.roofline(here).bytes == c.compiled.bytes_accessed
+    assert c.roofline("H100").flops == c.flops
+
+
+def test_what_no_compiler_spares_counts_at_home_too():
+    c = cost(lambda x: x, spec(64, 64, dtype=jnp.float32))
+    here = dataclasses.replace(TOY, platform="cpu")
+    assert c.roofline(here).bytes == c.compulsory_bytes == 2 * 4 * 64**2
+
+
 def test_on_several_devices_each_has_its_share():
     whole = matmul(64, 32, 32)
     each = dataclasses.replace(matmul(8, 32, 32), lowered=whole.lowered, devices=8)

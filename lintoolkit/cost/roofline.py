@@ -228,7 +228,7 @@ class Roofline:
         compute_seconds: How long the FLOPs take at the device's peaks.
         memory_seconds: How long the bytes take at its bandwidth.
         compiled_for: The other platform that the program was compiled for, so that `bytes` are
-            those of its arguments and results alone; None where they are all it moves.
+            those of its arguments, constants and results; None where they are all it moves.
     """
 
     device: Device

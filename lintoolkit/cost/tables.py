@@ -69,6 +69,11 @@ def remarks(cost: "Cost") -> Iterable[str]:
         ratio = f", {cost.xla_flops / cost.flops:.3g} of ours" if cost.flops else ""
         yield f"XLA's own count: {cost.xla_flops:,} FLOPs{ratio}"
     yield from dict.fromkeys(f"loop {place(loop.name)}: {_trips(loop)}" for loop in cost.loops)
+    if cost.parts is not cost.lowered:
+        yield (
+            "lowered: only compiling settles how often loops run or which branch is taken; "
+            "parts, roofline and mfu are as compiled"
+        )
     for exchange in cost.collectives:
         yield (
             f"{exchange.opcode} {place(exchange.name)}: {exchange.bytes:,} bytes among "
