@@ -336,6 +336,26 @@ def test_complex_products_run_at_the_rate_of_their_parts():
     assert c.roofline(TOY).compute_seconds == pytest.approx(8 * 8**3 / 100)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int16", "uint32", "int32"])
+def test_integer_products_run_outside_tensor_cores_unless_a_device_says_otherwise(dtype):
+    def layer(x, w, m):
+        pairs = jnp.einsum("bi,bj->ij", m, m)
+        return jnp.where(pairs.astype(bool), x @ w, 0)
+
+    args = *2 * [spec(64, 64, dtype=F32)], spec(4, 64, dtype=dtype)
+    c = cost(layer, *args)
+    floats, integers = 2 * 64**3, 2 * 4 * 64**2
+    assert c.lowered.matmul_flops == floats + integers
+    assert c.mfu(1.0, "H100") == pytest.approx(floats / 494.7e12 + integers / 66.9e12)
+    assert c.plot("H100")
+    name = next(name for name in c.by_dtype() if name != "f32")
+    said = dataclasses.replace(TOY, peak={"f32": 100.0, name: 50.0})
+    assert c.mfu(1.0, said) == pytest.approx(floats / 100 + integers / 50)
+    # Nobody says what TPUs do outside products.
+    assert c.mfu(1.0, "v5e") == pytest.approx(floats / 197e12)
+    assert c.roofline("v5e").flops == floats
+
+
 @pytest.mark.parametrize(
     ("device", "high", "highest"),
     [

@@ -1,10 +1,12 @@
 """What one HLO instruction computes.
 
 Conventions: a multiply-add is 2 FLOPs; complex work is counted in real operations; products
-(dot, convolution) take in-bounds terms only; elementwise work is one FLOP an output element
-for arithmetic, comparison and selection on floating-point numbers, as XLA counts it, while
-integer and boolean work is kept apart; a transcendental function is one transcendental, no
-FLOP. What moves or renames data is free of FLOPs. What this module does not know is
+(dot, convolution) take in-bounds terms only, and count whatever their type and where nothing is
+contracted too (an outer product is one of one term an entry: 2 FLOPs, as compiled programs do
+not tell it from a side of one that is summed over); elementwise work is one FLOP an output
+element for arithmetic, comparison and selection on floating-point numbers, as XLA counts it,
+while integer and boolean work is kept apart; a transcendental function is one transcendental,
+no FLOP. What moves or renames data is free of FLOPs. What this module does not know is
 "uncounted".
 """
 

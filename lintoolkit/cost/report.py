@@ -42,7 +42,7 @@ class View:
 
     @property
     def matmul_flops(self) -> int:
-        """FLOPs of products: dots and convolutions."""
+        """FLOPs of products, whatever their type: dots and convolutions."""
         return sum(op.work.products for op in self.ops)
 
     @property
