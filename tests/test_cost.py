@@ -536,6 +536,7 @@ def test_lowered_and_compiled_programs_are_priced_as_their_function():
     assert direct.bytes_accessed == from_compiled.bytes_accessed
     assert from_compiled.lowered.stage == "compiled"
     assert from_compiled.by_scope()["layer"] > 0
+    assert cost(jax.jit(tanh_layers).trace(*args)).to_dict() == direct.to_dict()
 
 
 def test_arrays_and_shapes_cost_alike_and_json_holds_everything():
@@ -596,6 +597,10 @@ def test_what_cannot_be_priced_is_refused_in_one_sentence():
     lowered = jax.jit(jnp.tanh).lower(spec(3))
     with pytest.raises(TypeError, match="already has its arguments"):
         cost(lowered, spec(3))
+    exported = jax.export.export(jax.jit(jnp.tanh))(spec(3))
+    with pytest.raises(TypeError, match=r"got Exported\. Pass .*: cost\(exported\.call, x\)"):
+        cost(exported)
+    assert cost(exported.call, spec(3)).transcendentals == 3
 
 
 @pytest.mark.usefixtures("as_a_user")
