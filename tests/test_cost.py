@@ -257,6 +257,22 @@ def test_conditional_counts_the_dearest_branch_and_lists_all():
         cost(either, spec(dtype=jnp.bool_), spec(16, 16), cond="min")
 
 
+def test_the_mean_of_branches_holds_for_scalars_too():
+    def waves(x):
+        for _ in range(50):
+            x = jnp.sin(x) * x + 1
+        return x
+
+    either = lambda p, x: jax.lax.cond(p, waves, lambda x: jnp.dot(x, x) + 1, x)
+    for size in ((), (1, 1), (3, 3)):
+        c = cost(either, spec(dtype=jnp.bool_), spec(*size), cond="mean")
+        whole = cost(either, spec(dtype=jnp.bool_), spec(*size), cond="sum")
+        for view, all_of in ((c.lowered, whole.lowered), (c.compiled, whole.compiled)):
+            for kind in ("flops", "matmul_flops", "transcendentals"):
+                assert abs(getattr(view, kind) - getattr(all_of, kind) / 2) <= 1
+            assert all(op.work.flops >= op.work.products for op in view.ops)
+
+
 @pytest.mark.usefixtures("as_a_user")
 @pytest.mark.parametrize("option", ["cond", "target"])
 def test_an_array_is_no_option(option):
