@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from lintoolkit.cost.walk import Loop
 
 
+# Names of scopes and instructions stay whole.
+_SENTENCES = textwrap.TextWrapper(
+    80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+)
+
+
 class Section(NamedTuple):
     """Rows of a label and values under column heads; a row without values is a sentence."""
 
@@ -111,7 +117,7 @@ def as_text(parts: Iterable[Section], *, title: str) -> str:
                 numbers = "".join(f"{value:>24}" for value in values)
                 lines.append(f"{label:<{width}}{numbers}".rstrip())
             else:
-                lines += textwrap.wrap(label, 80, subsequent_indent="  ")
+                lines += _SENTENCES.wrap(label)
     return "\n".join(lines)
 
 
