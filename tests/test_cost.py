@@ -257,6 +257,22 @@ def test_conditional_counts_the_dearest_branch_and_lists_all():
         cost(either, spec(dtype=jnp.bool_), spec(16, 16), cond="min")
 
 
+def test_the_mean_of_branches_holds_for_scalars_too():
+    def waves(x):
+        for _ in range(50):
+            x = jnp.sin(x) * x + 1
+        return x
+
+    either = lambda p, x: jax.lax.cond(p, waves, lambda x: jnp.dot(x, x) + 1, x)
+    for size in ((), (1, 1), (3, 3)):
+        c = cost(either, spec(dtype=jnp.bool_), spec(*size), cond="mean")
+        whole = cost(either, spec(dtype=jnp.bool_), spec(*size), cond="sum")
+        for view, all_of in ((c.lowered, whole.lowered), (c.compiled, whole.compiled)):
+            for kind in ("flops", "matmul_flops", "transcendentals"):
+                assert abs(getattr(view, kind) - getattr(all_of, kind) / 2) <= 1
+            assert all(op.work.flops >= op.work.products for op in view.ops)
+
+
 @pytest.mark.usefixtures("as_a_user")
 @pytest.mark.parametrize("option", ["cond", "target"])
 def test_an_array_is_no_option(option):
@@ -536,6 +552,7 @@ def test_lowered_and_compiled_programs_are_priced_as_their_function():
     assert direct.bytes_accessed == from_compiled.bytes_accessed
     assert from_compiled.lowered.stage == "compiled"
     assert from_compiled.by_scope()["layer"] > 0
+    assert cost(jax.jit(tanh_layers).trace(*args)).to_dict() == direct.to_dict()
 
 
 def test_arrays_and_shapes_cost_alike_and_json_holds_everything():
@@ -550,6 +567,22 @@ def test_arrays_and_shapes_cost_alike_and_json_holds_everything():
 def test_the_table_shows_xlas_number_only_where_it_is_off():
     assert "XLA's own count" in str(cost(tanh_layers, spec(12, 32, 32), spec(8, 32)))
     assert "XLA's own count" not in str(cost(jnp.matmul, spec(32, 32), spec(32, 32)))
+
+
+def test_the_table_is_as_wide_as_a_terminal_and_its_numbers_stand_in_columns():
+    def step(w, x):
+        with jax.named_scope("a_rather_long_name_of_some_scope"):
+            h = x @ w
+        with jax.named_scope("short"):
+            return w - x.T @ jnp.tanh(h)
+
+    w, x = spec(2**16, 2**16), spec(2**16, 2**16)
+    lines = str(cost(jax.jit(step, donate_argnums=0), w, x)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("  ") and "aliased 17,179,869,184" in line for line in lines)
+    scopes = lines[lines.index("FLOPs by scope") + 1 : -1]
+    assert len(scopes) == 2
+    assert len(set(map(len, scopes))) == 1
 
 
 def test_text_is_read_where_the_runtime_hides_the_module(monkeypatch):
@@ -580,6 +613,10 @@ def test_what_cannot_be_priced_is_refused_in_one_sentence():
     lowered = jax.jit(jnp.tanh).lower(spec(3))
     with pytest.raises(TypeError, match="already has its arguments"):
         cost(lowered, spec(3))
+    exported = jax.export.export(jax.jit(jnp.tanh))(spec(3))
+    with pytest.raises(TypeError, match=r"got Exported\. Pass .*: cost\(exported\.call, x\)"):
+        cost(exported)
+    assert cost(exported.call, spec(3)).transcendentals == 3
 
 
 @pytest.mark.usefixtures("as_a_user")

@@ -42,6 +42,18 @@ def test_trips_of_a_loop_that_nothing_fixes(capsys):
     assert products("--while-trips", "5")["loops"][0]["kind"] == "user"
 
 
+def talks(x):
+    sys.stdout.write(f"tracing {x.shape}\n")
+    return x @ x
+
+
+def test_what_a_function_prints_is_no_part_of_the_result(capsys):
+    assert main([f"{__name__}:talks", "f32[8,8]", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["matmul_flops"] == 2 * 8**3
+    assert said.err == "tracing (8, 8)\n"
+
+
 def positive(x):
     return x[x > 0]
 
@@ -76,6 +88,8 @@ def odd_modules(tmp_path, monkeypatch):
         (["jax.numpy:dot", "f32[3]", "f32[3]", "--by", "weekday"], "invalid choice: 'weekday'"),
         (["jax.numpy:dot", "f32[3]", "f32[3]", "--depth", "2"], "together with --by scope"),
         (["jax.numpy:dot", "f32[3]", "f32[3]", "--by", "scope", "--depth", "0"], "at least 1"),
+        (["jax.numpy"], "'jax.numpy' does not name a function; write module:function"),
+        (["jax.numpy:"], "'jax.numpy:' does not name a function; write module:function"),
         (["./here.py:f"], "or mymodule:f for a file mymodule.py here"),
         (["oddly_leaves:f"], "does not name a function (SystemExit: 3)"),
         (["oddly_fails:f"], "does not name a function (ZeroDivisionError: division by zero)"),

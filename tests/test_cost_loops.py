@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lintoolkit.cost import cost, stages
+from lintoolkit.cost import cost, stages, trips
 from lintoolkit.cost.hlo import read_module
 from lintoolkit.cost.trips import Scope
 from lintoolkit.cost.walk import count_module
@@ -120,6 +120,48 @@ def test_a_counter_that_is_converted_counts_as_it_runs():
             # A loop that never runs may be gone when compiled.
             assert found == [(runs, "exact")] or (runs == 0 and not found), name
             assert view.matmul_flops == runs * CUBE, name
+
+
+def test_a_counter_that_wraps_is_not_counted_as_if_it_did_not(monkeypatch):
+    monkeypatch.setattr(trips, "MAX_STEPS", 100)  # stepping through takes its time
+    # Up from 32,757 past the ends of 16 bits: 21,849 trips, and four in XLA's note.
+    start, step = jnp.int16(32757), jnp.int16(3)
+    around = lambda x: lax.while_loop(
+        lambda s: s[0] >= jnp.int16(-32767), lambda s: (s[0] + step, s[1] @ x), (start, x)
+    )
+    c = cost(around, spec(N, N))
+    for view in (c.lowered, c.compiled):
+        assert [(loop.trips, loop.kind) for loop in view.loops] == [(1, "unknown")]
+
+
+ONE_ARRAY = {
+    # name: (first value, test, step, runs)
+    "counted": (jnp.int32(0), lambda i: i < 10, lambda i: i + 1, 10),
+    "counted for long": (jnp.int32(0), lambda i: i < 10**6, lambda i: i + 1, 10**6),
+    "stepped": (jnp.int32(1), lambda i: i < 100, lambda i: 2 * i, 7),
+}
+
+
+@pytest.mark.parametrize("name", ONE_ARRAY)
+def test_a_state_of_one_array_is_followed(name):
+    start, test, step, runs = ONE_ARRAY[name]
+    loop = lambda x: x * lax.while_loop(test, step, start).astype(F32)
+    c = cost(loop, spec(N))
+    for view in (c.lowered, c.compiled):
+        # A loop over known numbers may be gone when compiled.
+        found = [(loop.trips, loop.kind) for loop in view.loops]
+        assert found == [(runs, "exact")] or (view is c.compiled and not found)
+    assert c.lowered.exact
+    # What it leaves is the next loop's limit, where it takes few trips.
+    after = lambda x: lax.fori_loop(0, lax.while_loop(test, step, start), lambda _, h: h @ x, x)
+    known = [loop.kind for loop in cost(after, spec(N, N)).lowered.loops]
+    assert known == ["exact", "unknown" if runs > 10**5 else "exact"]
+
+
+def test_a_state_of_one_matrix_is_unknown():
+    until = lambda x: lax.while_loop(lambda h: h[0, 0] < 3, lambda h: h @ h, x)
+    c = cost(until, spec(N, N))
+    assert [(loop.trips, loop.kind) for loop in c.loops] == [(1, "unknown")]
 
 
 EVER = {

@@ -655,6 +655,17 @@ CONVOLUTIONS = {
         (spec(4, 9, 8, 3), spec(3, 3, 3, 6)),
         2 * 2 * 3 * 6 * (7 * 3) * (6 * 3),
     ),
+    "convolution to one place": Program(
+        convolution(), (spec(4, 5, 5, 1), spec(5, 5, 1, 1)), 2 * 4 * 5 * 5
+    ),
+    "complex convolution to one place": Program(
+        convolution(),
+        (spec(4, 5, 5, 1, dtype=jnp.complex64), spec(5, 5, 1, 1, dtype=jnp.complex64)),
+        3 * 2 * 4 * 5 * 5,
+    ),
+    "np.convolve of equal lengths": Program(
+        functools.partial(jnp.convolve, mode="valid"), (spec(128), spec(128)), 2 * 128
+    ),
     "np.convolve": Program(
         functools.partial(jnp.convolve, mode="full"), (spec(20), spec(5)), 2 * 20 * 5
     ),

@@ -141,6 +141,36 @@ def test_mfu_leaves_out_what_is_computed_again():
     assert c.mfu(1.0, "A100") == pytest.approx(3 * 6 * layer / 156e12)
 
 
+def by_a_folded_count(x):
+    return jax.lax.fori_loop(0, jnp.array([3, 4]).sum(), lambda _, h: h @ x, x)
+
+
+def by_a_folded_flag(x):
+    with jax.named_scope("big"):
+        flag = jnp.array([1, 2]).sum() > 5
+        return jax.lax.cond(flag, lambda x: x @ x @ x, lambda x: x + 1, x)
+
+
+@pytest.mark.parametrize(("fn", "products"), [(by_a_folded_count, 7), (by_a_folded_flag, 0)])
+def test_what_only_compiling_settles_counts_as_compiled(fn, products):
+    c = cost(fn, spec(64, 64, dtype=jnp.float32))
+    assert c.exact
+    assert not c.lowered.exact
+    assert "only compiling settles" in str(c)
+    assert c.mfu(1.0, "H100") == pytest.approx(products * 2 * 64**3 / 494.7e12)
+    for parts in (c.by_scope(), c.by_phase(), c.by_source(), c.by_dtype()):
+        assert list(parts.values()) == [c.flops]
+    here = dataclasses.replace(TOY, platform="cpu")
+    assert c.roofline(here).bytes == c.compiled.bytes_accessed
+    assert c.roofline("H100").flops == c.flops
+
+
+def test_what_no_compiler_spares_counts_at_home_too():
+    c = cost(lambda x: x, spec(64, 64, dtype=jnp.float32))
+    here = dataclasses.replace(TOY, platform="cpu")
+    assert c.roofline(here).bytes == c.compulsory_bytes == 2 * 4 * 64**2
+
+
 def test_on_several_devices_each_has_its_share():
     whole = matmul(64, 32, 32)
     each = dataclasses.replace(matmul(8, 32, 32), lowered=whole.lowered, devices=8)
@@ -235,6 +265,64 @@ def test_what_no_compiler_spares_is_arguments_in_and_results_out(fn, args, moved
     assert cost(fn, *args).compulsory_bytes == moved
 
 
+HELD = jnp.arange(64 * 64, dtype=jnp.float32).reshape(64, 64)
+HALF = HELD.astype(jnp.bfloat16)
+ROW = spec(1, 64, dtype=F32)
+CLOSED_OVER = {
+    # name: (program, its arguments, bytes that it has to move)
+    "product": (lambda x: x @ HELD, [ROW], 4 * (64**2 + 128)),
+    "product in half precision": (
+        lambda x: x @ HALF, [spec(1, 64, dtype=jnp.bfloat16)], 2 * (64**2 + 128)
+    ),
+    "loop": (
+        lambda x: jax.lax.fori_loop(0, 5, lambda _, h: jnp.tanh(h @ HELD), x),
+        [ROW],
+        4 * (64**2 + 128),
+    ),
+    "gradient": (
+        jax.grad(lambda x: jnp.tanh(jnp.tanh(x @ HELD) @ HELD).sum()),
+        [ROW],
+        4 * (64**2 + 128),
+    ),
+    "rows of a table": (
+        lambda x, k: x * HELD[k], [ROW, spec(3, dtype=I32)], 4 * (3 * 64 + 64 + 3 + 3 * 64)
+    ),
+    "a row a trip": (
+        lambda x: jax.lax.scan(lambda h, w: (jnp.tanh(h * w), None), x, HELD)[0],
+        [ROW],
+        4 * (64**2 + 128),
+    ),
+    "a branch alone": (
+        lambda x, p: jax.lax.cond(p, lambda x: x @ HELD, lambda x: x + 1, x),
+        [ROW, spec(dtype=jnp.bool_)],
+        4 * 128,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLOSED_OVER)
+def test_arrays_that_a_program_closes_over_are_read_and_held_too(name):
+    fn, args, moved = CLOSED_OVER[name]
+    c = cost(fn, *args)
+    assert c.compulsory_bytes == moved
+    # A CPU holds half precision in float32, and in a gradient the array or a copy too.
+    assert c.memory.constants in (4 * 64**2, 2 * 4 * 64**2)
+    assert f"constants {c.memory.constants:,}" in str(c)
+
+
+def test_an_array_of_one_number_is_not_held():
+    c = cost(lambda x: x @ jnp.ones((64, 64), x.dtype), ROW)
+    assert c.memory.constants == 0
+    assert c.compulsory_bytes == 4 * 128
+
+
+def test_a_product_with_weights_closed_over_is_bound_by_memory():
+    w = jnp.arange(512.0 * 512, dtype=jnp.float32).reshape(512, 512)
+    best = cost(lambda x: x @ w, spec(1, 512, dtype=jnp.float32)).roofline("H100")
+    assert best.bound == "memory"
+    assert best.intensity == pytest.approx(0.5, rel=0.01)
+
+
 def test_of_two_branches_the_one_that_reads_less_is_sure():
     def either(flag, x):
         return jax.lax.cond(flag, lambda x: x.sum(), lambda x: x[3].sum(), x)
@@ -246,6 +334,26 @@ def test_of_two_branches_the_one_that_reads_less_is_sure():
 def test_complex_products_run_at_the_rate_of_their_parts():
     c = matmul(8, 8, 8, jnp.complex64)
     assert c.roofline(TOY).compute_seconds == pytest.approx(8 * 8**3 / 100)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int16", "uint32", "int32"])
+def test_integer_products_run_outside_tensor_cores_unless_a_device_says_otherwise(dtype):
+    def layer(x, w, m):
+        pairs = jnp.einsum("bi,bj->ij", m, m)
+        return jnp.where(pairs.astype(bool), x @ w, 0)
+
+    args = *2 * [spec(64, 64, dtype=F32)], spec(4, 64, dtype=dtype)
+    c = cost(layer, *args)
+    floats, integers = 2 * 64**3, 2 * 4 * 64**2
+    assert c.lowered.matmul_flops == floats + integers
+    assert c.mfu(1.0, "H100") == pytest.approx(floats / 494.7e12 + integers / 66.9e12)
+    assert c.plot("H100")
+    name = next(name for name in c.by_dtype() if name != "f32")
+    said = dataclasses.replace(TOY, peak={"f32": 100.0, name: 50.0})
+    assert c.mfu(1.0, said) == pytest.approx(floats / 100 + integers / 50)
+    # Nobody says what TPUs do outside products.
+    assert c.mfu(1.0, "v5e") == pytest.approx(floats / 197e12)
+    assert c.roofline("v5e").flops == floats
 
 
 @pytest.mark.parametrize(

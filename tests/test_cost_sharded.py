@@ -43,7 +43,22 @@ without = {"mesh": mesh, "in_specs": ()}
 created = cost(jax.shard_map(made, out_specs=(P("data"), P("data")), **without))
 one = cost(jax.shard_map(lambda: made()[0], out_specs=P("data"), **without))
 
+over_data = {"mesh": mesh, "in_specs": P("data")}
+summed = cost(
+    jax.shard_map(lambda *x: jax.lax.psum(x, "data"), out_specs=P(), **over_data),
+    *(jax.ShapeDtypeStruct((8, side), jnp.float32) for side in (4, 1000)),
+)
+around = [(k, (k + 1) % 4) for k in range(4)]
+passed = cost(
+    jax.shard_map(
+        lambda x: jax.lax.ppermute(x, "data", around), out_specs=P("data"), **over_data
+    ),
+    jax.ShapeDtypeStruct((8, 3), jnp.float32),
+)
+
 print(json.dumps({
+    "summed": [summed.flops, summed.exact, len(summed.collectives)],
+    "passed": [[c.opcode, c.bytes, c.group, c.times] for c in passed.collectives],
     "created": [view.matmul_flops for c in (created, one) for view in (c.lowered, c)],
     "mapped": [local.lowered.matmul_flops, local.matmul_flops],
     "devices": sharded.devices,
@@ -84,3 +99,12 @@ def test_the_body_of_a_shard_map_counts_once_a_device(priced):
 def test_the_body_of_a_shard_map_without_operands_counts_once_a_device(priced):
     each = 2 * 8 * 16 * 8
     assert priced["created"] == 2 * [8 * each, each]
+
+
+def test_a_sum_of_several_arrays_adds_all_their_elements(priced):
+    # XLA makes one exchange of both; each device holds two rows of each.
+    assert priced["summed"] == [2 * (4 + 1000), True, 1]
+
+
+def test_a_ring_is_as_many_devices_as_pass_among_each_other(priced):
+    assert priced["passed"] == [["collective-permute", 4 * 2 * 3, 4, 1]]

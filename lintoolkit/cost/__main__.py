@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +63,15 @@ def find_function(name: str) -> object:
     Raises:
         ValueError: If there is no such module or name in it, or importing it fails.
     """
-    module, colon, path = name.partition(":")
-    if not all(part.isidentifier() for part in module.split(".")):
+    module, _, path = name.partition(":")
+    if not path or not all(part.isidentifier() for part in module.split(".")):
         raise ValueError(
             f"{name!r} does not name a function; write module:function, such as jax.numpy:dot, "
             "or mymodule:f for a file mymodule.py here."
         )
     try:
         found: object = importlib.import_module(module)
-        for part in path.split(".") if colon else [""]:
+        for part in path.split("."):
             found = getattr(found, part)
     except (Exception, SystemExit) as error:  # a module may do anything
         raise ValueError(
@@ -94,7 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
         shapes = [parse_shape(text) for text in options.shapes]
         given: dict[str, Any] = {"while_trips": options.while_trips, "target": options.target}
         given = {name: value for name, value in given.items() if value is not None}
-        priced = cost(find_function(options.function), *shapes, **given)  # type: ignore[arg-type]
+        with redirect_stdout(sys.stderr):  # what a module or a function prints is no result
+            priced = cost(find_function(options.function), *shapes, **given)  # type: ignore[arg-type]
         parts = _parts(priced, options.by, options.depth) if options.by else None
     except (Exception, SystemExit) as error:  # so may a function
         print(f"error: {_said(error)}", file=sys.stderr)

@@ -203,6 +203,8 @@ class Instruction:
     @cached_property
     def group_size(self) -> int:
         """How many devices take part together in a collective; 1 where it does not say."""
+        if 52 in self.raw:  # pairs of sender and receiver: as many as pass among each other
+            return _largest_circle([_fields(pair) for pair in self.raw[52]])
         if 49 in self.raw:  # a list of groups
             return len(_integers(_fields(self.raw[49][0]).get(1, ())))
         if 87 in self.raw:  # the same, wrapped
@@ -330,6 +332,18 @@ def _read_instruction(raw: dict[int, list[Any]]) -> Instruction:
         op_name=_text(metadata, 2),
         frame=_integer(metadata, 15),
     )
+
+
+def _largest_circle(pairs: list[dict[int, list[Any]]]) -> int:
+    """How many devices are linked, at most, by pairs of sender and receiver."""
+    circles: list[set[int]] = []
+    for pair in pairs:
+        linked = {_integer(pair, 1), _integer(pair, 2)}
+        for circle in [circle for circle in circles if circle & linked]:
+            circles.remove(circle)
+            linked |= circle
+        circles.append(linked)
+    return max(map(len, circles))
 
 
 def _read_attributes(fields: dict[int, list[Any]], key: int) -> dict[str, str]:

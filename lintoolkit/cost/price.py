@@ -1,10 +1,12 @@
 """What one HLO instruction computes.
 
 Conventions: a multiply-add is 2 FLOPs; complex work is counted in real operations; products
-(dot, convolution) take in-bounds terms only; elementwise work is one FLOP an output element
-for arithmetic, comparison and selection on floating-point numbers, as XLA counts it, while
-integer and boolean work is kept apart; a transcendental function is one transcendental, no
-FLOP. What moves or renames data is free of FLOPs. What this module does not know is
+(dot, convolution) take in-bounds terms only, and count whatever their type and where nothing is
+contracted too (an outer product is one of one term an entry: 2 FLOPs, as compiled programs do
+not tell it from a side of one that is summed over); elementwise work is one FLOP an output
+element for arithmetic, comparison and selection on floating-point numbers, as XLA counts it,
+while integer and boolean work is kept apart; a transcendental function is one transcendental,
+no FLOP. What moves or renames data is free of FLOPs. What this module does not know is
 "uncounted".
 """
 
@@ -157,7 +159,7 @@ def _reduction(i: Instruction, folds: list[Work], *, as_run: bool) -> Work:
     fold, first = folds[0], i.operands[0].shape
     out = i.shape.parts[0].size if i.shape.parts else i.shape.size
     if i.opcode in ("all-reduce", "all-reduce-start", "reduce-scatter"):
-        return fold.times(first.size)
+        return fold.times(sum(operand.shape.size for operand in i.operands))
     if i.opcode == "reduce":
         return fold.times(max(first.size - out, 0))
     if i.opcode == "map":

@@ -1,6 +1,7 @@
 """Multiply-adds of products: dots, convolutions, libraries' calls, and products in disguise."""
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,9 @@ _SUMS = frozenset("reduce reduce-window".split())
 # Places of a window, along one side, that are worth looking at one by one.
 MAX_WINDOW = 10_000_000
 PRODUCTS = frozenset({"dot", "convolution", "ragged-dot"})
+# The name that XLA gives the addition where it writes a convolution as a multiplication and a
+# sum, which then have none of JAX's.
+_OF_CONVOLUTION = re.compile(r"multiply(\.\d+)?\.reduce_sub_computation")
 
 
 def product_macs(i: Instruction) -> int:
@@ -177,7 +181,7 @@ def _hits(offset: int, step: int, count: int, last: int, base: int) -> int:
 
 
 def rewritten_products(module: Module) -> dict[Instruction, int]:
-    """The multiplications and sums that stand for a dot.
+    """The multiplications and sums that stand for a dot or a convolution.
 
     A multiplication named after a dot is one over a single element. A sum named after a dot is
     one only if a multiplication feeds it: on GPUs it may also add up parts of a dot.
@@ -198,11 +202,9 @@ def rewritten_products(module: Module) -> dict[Instruction, int]:
     }
     found: dict[Instruction, int] = {}
     for i in _all(module):
-        if not _named_dot(i):
-            continue
-        if i.opcode == "multiply":
+        if i.opcode == "multiply" and _named_dot(i):
             found[i] = i.shape.size
-        elif i.opcode == "reduce":
+        elif i.opcode == "reduce" and (_named_dot(i) or _of_convolution(i)):
             sums, origin = _origin(i, passed)
             if origin.opcode == "multiply":
                 found.update(dict.fromkeys(sums, 0))
@@ -217,6 +219,10 @@ def _all(module: Module) -> Iterator[Instruction]:
 
 def _named_dot(i: Instruction) -> bool:
     return any(name.rpartition("/")[2] == "dot_general" for name in i.op_name.split(";"))
+
+
+def _of_convolution(i: Instruction) -> bool:
+    return any(_OF_CONVOLUTION.match(combiner.name) for combiner in i.called)
 
 
 def _origin(

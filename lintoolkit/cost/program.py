@@ -10,7 +10,7 @@ from lintoolkit.cost.hlo import read_module
 from lintoolkit.cost.kernels import pallas_kernels
 from lintoolkit.cost.report import Cost, View, view
 from lintoolkit.cost.stages import Stages, compile_stages
-from lintoolkit.cost.traffic import compulsory_bytes
+from lintoolkit.cost.traffic import compulsory_bytes, constant_bytes, held_constants
 from lintoolkit.cost.walk import (
     Kernels,
     Loop,
@@ -23,7 +23,7 @@ from lintoolkit.cost.walk import (
 
 
 def cost(
-    fn: Callable | jax.stages.Lowered | jax.stages.Compiled,
+    fn: Callable | jax.stages.Traced | jax.stages.Lowered | jax.stages.Compiled,
     *args: Any,
     while_trips: WhileTrips | None = None,
     cond: Rule = "max",
@@ -39,9 +39,10 @@ def cost(
     and `exact` says whether the count is sure.
 
     Args:
-        fn: A function, jitted or not, or a `jax.stages.Lowered` or `jax.stages.Compiled`.
+        fn: A function, jitted or not, or a `jax.stages.Traced`, `jax.stages.Lowered` or
+            `jax.stages.Compiled`; of a `jax.export.Exported` its ``call``.
         *args: Its arguments: arrays of any shape and dtype, or `jax.ShapeDtypeStruct`s, for
-            which nothing is allocated. None with a lowered or compiled program.
+            which nothing is allocated. None with a traced, lowered or compiled program.
         while_trips: Trips of the loops whose number the program does not fix (unknown, or
             bounded only): one number for all, a dict from scope (the path of names, or its
             end) to number, or a function of the `Loop`, None for no opinion. Such a loop's
@@ -90,7 +91,7 @@ def cost(
         raise ValueError(f"cost: cond must be 'max', 'mean' or 'sum', got {cond!r}.")
     if not (while_trips is None or callable(while_trips) or isinstance(while_trips, Mapping)):
         while_trips = whole_trips(while_trips)
-    if isinstance(fn, jax.stages.Lowered | jax.stages.Compiled):
+    if isinstance(fn, jax.stages.Traced | jax.stages.Lowered | jax.stages.Compiled):
         if args or kwargs:
             raise TypeError(
                 f"cost: a {type(fn).__name__} program already has its arguments, got "
@@ -101,11 +102,16 @@ def cost(
                 f"cost: a {type(fn).__name__} program is already made for its platform, got "
                 f"target {target!r} too. Pass the function and its arguments."
             )
+        if isinstance(fn, jax.stages.Traced):
+            stages = compile_stages(fn.lower(), pallas_kernels(fn.jaxpr))
+            return _price(stages, fn.fun_name, while_trips, cond)
         return _price(compile_stages(fn), "program", while_trips, cond)
     if not callable(fn):
+        call = "exported.call" if isinstance(fn, jax.export.Exported) else "f"
         raise TypeError(
-            f"cost: fn must be a function or a lowered or compiled program, got "
-            f"{type(fn).__name__}. Pass the function itself, then its arguments: cost(f, x)."
+            f"cost: fn must be a function or a traced, lowered or compiled program, got "
+            f"{type(fn).__name__}. Pass the function itself, then its arguments: "
+            f"cost({call}, x)."
         )
     jitted, name = _jitted(fn), getattr(fn, "__name__", type(fn).__name__)
     if target is None:
@@ -165,6 +171,7 @@ def _price(stages: Stages, name: str, while_trips: WhileTrips | None, cond: Rule
             "lowered program, which is then priced as written."
         )
     _check_scopes(while_trips, (lowered or totals).loops)
+    run, memory = modules[totals.stage], stages.memory
     return Cost(
         **{field.name: getattr(totals, field.name) for field in dataclasses.fields(View)},
         name=name,
@@ -173,11 +180,11 @@ def _price(stages: Stages, name: str, while_trips: WhileTrips | None, cond: Rule
         lowered=lowered or totals,
         compiled=totals,
         xla_flops=stages.xla_flops,
-        memory=stages.memory,
+        memory=memory and memory._replace(constants=held_constants(run)),
         read_from=stages.read_from,
-        compulsory_bytes=compulsory_bytes(
-            modules[totals.stage], stages.memory.aliased if stages.memory else 0
-        ),
+        # A compiler may hold its own arrays in a wider type, or twice.
+        compulsory_bytes=compulsory_bytes(run, memory.aliased if memory else 0)
+        + min(map(constant_bytes, modules.values())),
     )
 
 

@@ -42,7 +42,7 @@ class View:
 
     @property
     def matmul_flops(self) -> int:
-        """FLOPs of products: dots and convolutions."""
+        """FLOPs of products, whatever their type: dots and convolutions."""
         return sum(op.work.products for op in self.ops)
 
     @property
@@ -92,14 +92,14 @@ class View:
         return self.flops / moved if moved else 0.0
 
     @property
+    def sure(self) -> bool:
+        """Whether every trip count is known, and every branch taken or all alike."""
+        return not self.branches and all(loop.kind == "exact" for loop in self.loops)
+
+    @property
     def exact(self) -> bool:
-        """Whether nothing is uncounted or estimated, trip counts are sure, branches alike."""
-        return (
-            not self.uncounted
-            and not self.estimates
-            and all(loop.kind == "exact" for loop in self.loops)
-            and not self.branches
-        )
+        """Whether it is sure and nothing is uncounted or estimated."""
+        return self.sure and not self.uncounted and not self.estimates
 
     def by_op(self) -> dict[str, int]:
         """FLOPs of each HLO opcode, largest first; they sum to `flops`."""
@@ -189,21 +189,22 @@ def view(stage: str, tally: Tally) -> View:
 
 
 class Memory(NamedTuple):
-    """Bytes that a program holds on each device: arguments, outputs, temporaries.
+    """Bytes that a program holds on each device: arguments, outputs, temporaries, constants.
 
-    `aliased` bytes are both argument and output (donated buffers). XLA's own peak leaves the
-    temporaries out on CPU; `total` does not.
+    `aliased` bytes are both argument and output (donated buffers), `constants` the arrays that
+    the program closes over. XLA's own peak leaves the temporaries out on CPU; `total` does not.
     """
 
     arguments: int
     outputs: int
     temps: int
     aliased: int
+    constants: int = 0
 
     @property
     def total(self) -> int:
-        """Arguments + outputs + temporaries - aliased."""
-        return self.arguments + self.outputs + self.temps - self.aliased
+        """Arguments + outputs + temporaries + constants - aliased."""
+        return self.arguments + self.outputs + self.temps + self.constants - self.aliased
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +212,9 @@ class Cost(View):
     """What one program costs: as compiled, as written, and by XLA's own account.
 
     The totals are the compiled program's, which is what runs; where the runtime does not show
-    it they are the lowered one's (see `stage`). `str()` gives a table.
+    it they are the lowered one's (see `stage`). `str()` gives a table. Scopes, phases and types
+    are the lowered program's, where they are complete; but where only compiling settles how
+    often its loops run or which branch is taken, they are the compiled one's (see `parts`).
 
     Attributes:
         name: What was priced.
@@ -224,8 +227,9 @@ class Cost(View):
         xla_flops: ``cost_analysis()["flops"]``, or None where XLA gives none.
         memory: Bytes held on each device, or None where the runtime does not say.
         read_from: Which of JAX's accessors gave the compiled program.
-        compulsory_bytes: Bytes of its arguments that one device has to read and of its results
-            that it has to write, each once: what no compiler spares it.
+        compulsory_bytes: Bytes of its arguments and of the arrays that it closes over that one
+            device has to read, and of its results that it has to write, each once: what no
+            compiler spares it.
     """
 
     name: str
@@ -243,11 +247,16 @@ class Cost(View):
         """FLOPs of all devices together."""
         return self.flops * self.devices
 
+    @property
+    def parts(self) -> View:
+        """The stage whose names, types and products count: the lowered one, if that is sure."""
+        return self.compiled if self.compiled.sure and not self.lowered.sure else self.lowered
+
     def by_scope(self, depth: int = 1) -> dict[str, int]:
         """FLOPs of each named scope, largest first; they sum to `flops`.
 
-        Names are taken from the lowered program, where they are complete. What compiling adds
-        or (negative) saves stands under "(compiler)".
+        Names are taken from the lowered program (see `parts`), where they are complete. What
+        compiling adds or (negative) saves stands under "(compiler)".
 
         Args:
             depth: How many names of the path to keep, at least 1.
@@ -258,25 +267,27 @@ class Cost(View):
         return self._named(lambda view: View.by_scope(view, depth))
 
     def by_phase(self) -> dict[str, int]:
-        """As `View.by_phase`, of the lowered program, the rest under "(compiler)"."""
+        """As `View.by_phase`, of `parts`, the rest under "(compiler)"."""
         return self._named(View.by_phase)
 
     def by_source(self) -> dict[str, int]:
-        """As `View.by_source`, of the lowered program, the rest under "(compiler)"."""
+        """As `View.by_source`, of `parts`, the rest under "(compiler)"."""
         return self._named(View.by_source)
 
     def by_dtype(self) -> dict[str, int]:
-        """As `View.by_dtype`, of the lowered program: what was asked for, not upcast."""
+        """As `View.by_dtype`, of `parts`: as lowered, what was asked for, not upcast."""
         return self._named(View.by_dtype)
 
     def roofline(self, device: str | Device | jax.Device) -> Roofline:
         """What bounds the program on a device, and how fast it can be; see `roofline`.
 
         Products count by the element type and precision that were asked for, as lowered: a
-        CPU's compiler turns bfloat16 into float32. Bytes depend on what was compiled for:
+        CPU's compiler turns bfloat16 into float32; see `parts`. Bytes depend on what was
+        compiled for:
 
         - The device's own platform: all that the program moves, in the stage that moves fewer,
-          since the lowered program is not fused and the compiled one carries upcasts.
+          since the lowered program is not fused and the compiled one carries upcasts; at least
+          `compulsory_bytes`.
         - Another one, such as the CPU for ``"H100"``: `compulsory_bytes` alone, since how much
           goes through memory in between is each compiler's affair, and of the work beside
           products that of the stage that does less. The bound is then looser;
@@ -302,8 +313,8 @@ class Cost(View):
         on = find_device(device)
         platform = self.platform.partition(":")[0].replace("cuda", "gpu")
         at_home = platform == on.platform
-        stages = [self.compiled, self.lowered] if self.devices == 1 else [self.compiled]
-        moved = min(stage.bytes_accessed for stage in stages)
+        stages = [self.compiled, self.parts] if self.devices == 1 else [self.compiled]
+        moved = max(min(stage.bytes_accessed for stage in stages), self.compulsory_bytes)
         other = min(stage.flops - stage.matmul_flops for stage in stages)
         best = roofline(
             on,
@@ -344,8 +355,8 @@ class Cost(View):
     ) -> Any:
         """Draw the FLOPs by scope as an icicle and, on a device, the roofline above it.
 
-        Each rectangle is as wide as its scope's FLOPs (of the lowered program) and stands
-        below the scope that contains it.
+        Each rectangle is as wide as its scope's FLOPs (of `parts`) and stands below the scope
+        that contains it.
 
         Args:
             device: Draws the roofline of this device too: a name from the table or a `Device`.
@@ -362,7 +373,7 @@ class Cost(View):
                 lines[label] = each.roofline(device)
         return plot.figure(
             lines,
-            self.lowered.by_scope(depth),
+            self.parts.by_scope(depth),
             name=self.name,
             depth=depth,
         )
@@ -371,17 +382,17 @@ class Cost(View):
         """FLOPs of one device's products by the type and precision that were asked for."""
         asked = totals_of(
             (f"{op.dtype} {op.precision}".removesuffix(" default"), op.work.products)
-            for op in self.lowered.ops
+            for op in self.parts.ops
             if recomputed or phase_of(op.name, trains=True) != "recompute"
         )
         # The lowered program is that of all devices; what each one gets, compiling decides.
-        share = self.matmul_flops / (self.lowered.matmul_flops or 1) if self.devices > 1 else 1
+        share = self.matmul_flops / (self.parts.matmul_flops or 1) if self.devices > 1 else 1
         return {dtype: share * flops for dtype, flops in asked.items()}
 
     def _named(self, parts_of: Callable[[View], dict[str, int]]) -> dict[str, int]:
-        """The lowered program's parts, whose names are complete, and what compiling changed."""
-        parts = parts_of(self.lowered)
-        rest = self.flops - self.lowered.flops
+        """Parts of the stage whose names count, and what compiling changed."""
+        parts = parts_of(self.parts)
+        rest = self.flops - self.parts.flops
         return {**parts, COMPILER if self.devices == 1 else OTHERS: rest} if rest else parts
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from jax.typing import DTypeLike
 Number = int | float
 # Types that products may have, as the keys of a device's peaks.
 _PRODUCTS = re.compile(
-    r"f64|f16|bf16|c128|(f32|c64)( high| highest)?|[su](2|4|8|16|32|64)|(f4|f8)\w*"
+    r"f64|f16|bf16|c128|(f32|c64)( high| highest)?|pred|[su](2|4|8|16|32|64)|(f4|f8)\w*"
 )
+# Of those, what runs outside tensor cores where a device's peaks do not say otherwise.
+_PLAIN = frozenset("pred s16 u16 s32 u32 s64 u64".split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,7 @@ class Device:
             raise ValueError(
                 f"Device: peak of {self.name} names {unknown[0]!r}, which is no type of "
                 "products. Name them as HLO does: f64, f32, f16, bf16, f8, f4, c64, c128, s8, "
-                "s4, u8 or the like; with a precision, 'f32 highest'."
+                "s4, u8, pred or the like; with a precision, 'f32 highest'."
             )
         rates = {"bytes_per_second": self.bytes_per_second, **self.peak}
         if self.vector is not None:
@@ -72,7 +74,8 @@ class Device:
 
         Float32 of ``jax.lax.Precision.HIGHEST`` runs outside the tensor cores of a GPU, at
         `vector` where that is known; on a TPU it takes six passes in bfloat16, of ``HIGH``
-        three. Elsewhere they have the default's rate.
+        three. Elsewhere they have the default's rate. Booleans and integers of 16 bits or more
+        run at `vector` too.
 
         Args:
             dtype: As HLO writes it, such as ``"bf16"`` or ``"c64"``; for another precision
@@ -96,6 +99,8 @@ class Device:
                 if name == "f32" and precision == "highest" and self.vector is not None:
                     return min(rate, self.vector)
                 return rate
+        if dtype in _PLAIN and self.vector is not None:
+            return self.vector
         raise ValueError(
             f"roofline: {self.name} has no known rate for products of {dtype}, only for "
             f"{', '.join(self.peak)}. Cast them, or pass a Device whose peak has {dtype!r}."
@@ -228,7 +233,7 @@ class Roofline:
         compute_seconds: How long the FLOPs take at the device's peaks.
         memory_seconds: How long the bytes take at its bandwidth.
         compiled_for: The other platform that the program was compiled for, so that `bytes` are
-            those of its arguments and results alone; None where they are all it moves.
+            those of its arguments, constants and results; None where they are all it moves.
     """
 
     device: Device
@@ -301,13 +306,14 @@ def roofline(
     $T_m = B / \mathrm{bandwidth}$. Arithmetic and memory overlap, units of arithmetic take
     turns, so at best a run takes $\max(T_c, T_m)$ and reaches
     $(\sum_t F_t + G) / \max(T_c, T_m)$ FLOP/s. Latency, caches and launches are left out: it
-    is a ceiling, not a forecast. All other FLOP run at the float32 rate outside products; where
-    nobody publishes one (TPUs), they count neither as work nor as time, since any rate would be
-    a guess and they are few beside the products.
+    is a ceiling, not a forecast. All other FLOP run at the float32 rate outside products, and
+    so do products of booleans and of integers from 16 bits on, unless the device says
+    otherwise; where nobody publishes one (TPUs), they count neither as work nor as time, since
+    any rate would be a guess and they are few beside the products.
 
     Args:
         device: A name, see `find_device`, or a `Device`; one that has no rate for one of the
-            products is refused.
+            other products is refused.
         products: FLOP of dots and convolutions by element type, such as ``{"bf16": 2 * n**3}``,
             and by precision where that is not the default, such as ``"f32 highest"``.
         moved: Bytes read and written.
@@ -333,6 +339,7 @@ def roofline(
         Multicore Architectures, CACM 52(4), 2009.
     """
     on = find_device(device)
+    products = _rated(on, products)
     seconds = _product_seconds(on, products)
     flops = sum(products.values())
     if on.vector is not None:
@@ -354,7 +361,8 @@ def mfu(
 
     With products of $F_t$ FLOP in element type $t$ done in $T$ seconds on one device, it is
     $\sum_t (F_t / \mathrm{peak}_t) / T$, which for one type is
-    $F / (T \, \mathrm{peak})$. Products alone count.
+    $F / (T \, \mathrm{peak})$. Products alone count, those of booleans and integers as in
+    `roofline`.
 
     Args:
         device: A name, see `find_device`, or a `Device`.
@@ -388,7 +396,14 @@ def mfu(
             f"mfu: seconds must be a positive number, got {seconds!r}. Time a run that ends in "
             "jax.block_until_ready, after a first one that compiles."
         )
-    return _product_seconds(find_device(device), products) / seconds
+    on = find_device(device)
+    return _product_seconds(on, _rated(on, products)) / seconds
+
+
+def _rated(device: Device, products: Mapping[str, Number]) -> dict[str, Number]:
+    """Products but for those of integers that run at a rate which nobody publishes."""
+    unknown = _PLAIN - set(device.peak) if device.vector is None else ()
+    return {dtype: flops for dtype, flops in products.items() if dtype not in unknown}
 
 
 def _product_seconds(device: Device, products: Mapping[str, Number]) -> float:

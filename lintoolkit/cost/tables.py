@@ -1,5 +1,6 @@
 """A cost as a table: sections of labelled rows, written as text or as HTML."""
 
+import textwrap
 from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,6 +10,12 @@ from lintoolkit.cost.names import COMPILER, OTHERS, UNSCOPED, scope_of
 if TYPE_CHECKING:
     from lintoolkit.cost.report import Cost, View
     from lintoolkit.cost.walk import Loop
+
+
+# Names of scopes and instructions stay whole.
+_SENTENCES = textwrap.TextWrapper(
+    80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+)
 
 
 class Section(NamedTuple):
@@ -58,9 +65,9 @@ def totals(stages: "Iterable[View]") -> Section:
 def remarks(cost: "Cost") -> Iterable[str]:
     """Memory, devices, XLA's own count where it is off, loops, exchanges, what is unsure."""
     if cost.memory:
-        parts = ("arguments", "outputs", "temps", "aliased")
-        held = ", ".join(f"{part} {getattr(cost.memory, part):,}" for part in parts)
-        yield f"memory {cost.memory.total:,} bytes: {held}"
+        parts = cost.memory._asdict().items()
+        held = ", ".join(f"{part} {size:,}" for part, size in parts if size)
+        yield f"memory {cost.memory.total:,} bytes: {held or 'nothing'}"
     if cost.devices > 1:
         whole = f"{cost.global_flops:,} FLOPs in all"
         yield f"compiled: on each of {cost.devices} devices, {whole}"
@@ -68,6 +75,11 @@ def remarks(cost: "Cost") -> Iterable[str]:
         ratio = f", {cost.xla_flops / cost.flops:.3g} of ours" if cost.flops else ""
         yield f"XLA's own count: {cost.xla_flops:,} FLOPs{ratio}"
     yield from dict.fromkeys(f"loop {place(loop.name)}: {_trips(loop)}" for loop in cost.loops)
+    if cost.parts is not cost.lowered:
+        yield (
+            "lowered: only compiling settles how often loops run or which branch is taken; "
+            "parts, roofline and mfu are as compiled"
+        )
     for exchange in cost.collectives:
         yield (
             f"{exchange.opcode} {place(exchange.name)}: {exchange.bytes:,} bytes among "
@@ -98,10 +110,14 @@ def as_text(parts: Iterable[Section], *, title: str) -> str:
     """The sections in monospaced columns."""
     lines = [title]
     for part in parts:
+        width = max([24, *(len(row[0]) for row in part.rows if len(row) > 1)])
         for row in ([part.heads] if part.heads else []) + part.rows:
             label, *values = row
-            padded = f"{label:<24}" if values else label
-            lines.append((padded + "".join(f"{value:>24}" for value in values)).rstrip())
+            if values:
+                numbers = "".join(f"{value:>24}" for value in values)
+                lines.append(f"{label:<{width}}{numbers}".rstrip())
+            else:
+                lines += _SENTENCES.wrap(label)
     return "\n".join(lines)
 
 

@@ -1,5 +1,7 @@
 """Bytes that one HLO instruction reads and writes, and those that a program has to."""
 
+from typing import Any
+
 from lintoolkit.cost.hlo import Computation, Instruction, Module
 from lintoolkit.cost.trips import Scope, count_trips
 
@@ -99,6 +101,54 @@ def compulsory_bytes(module: Module, aliased: int) -> int:
     Returns:
         Bytes read plus bytes written.
     """
+    users, trips = _users(module)
+    kept = None if aliased else module.entry.root
+    arguments = [i for i in module.entry.instructions if i.opcode == "parameter"]
+    read = sum(_bytes_needed(argument, 1, users, trips, kept) for argument in arguments)
+    return read + max(module.entry.root.shape.bytes - aliased, 0)
+
+
+def held_constants(module: Module) -> int:
+    """Bytes of the arrays that a program holds itself: tables, or weights it closes over."""
+    computations = module.computations.values()
+    return sum(i.shape.bytes for computation in computations for i in _constants(computation))
+
+
+def constant_bytes(module: Module) -> int:
+    """Bytes that a program has to read of the arrays that it holds itself, each once.
+
+    Args:
+        module: The program.
+
+    Returns:
+        Those of different arrays, counted like arguments; what a branch alone reads does not
+        count.
+    """
+    if not held_constants(module):
+        return 0
+    users, trips = _users(module)
+    runs = {module.entry: 1}
+    needed: dict[tuple[Any, ...], int] = {}
+    for computation in reversed(module.computations.values()):  # callers first
+        times = runs.get(computation, 0)
+        for i in computation.instructions:
+            if i.opcode != "conditional":
+                again = times * trips.get(i, 1)
+                runs |= {called: runs.get(called, 0) + again for called in i.called}
+        for i in _constants(computation):
+            elements = tuple(i.raw.get(8, ()))
+            read = _bytes_needed(i, times, users, trips, module.entry.root)
+            needed[elements] = max(read, needed.get(elements, 0))
+    return sum(needed.values())
+
+
+def _constants(computation: Computation) -> list[Instruction]:
+    """Its constants but for numbers; XLA writes an array of one number as its broadcast."""
+    return [i for i in computation.instructions if i.opcode == "constant" and i.shape.size > 1]
+
+
+def _users(module: Module) -> tuple[_Users, dict[Instruction, int]]:
+    """The users of every instruction, and how often each loop's body runs at least."""
     users: _Users = {}
     trips: dict[Instruction, int] = {}
     for computation in module.computations.values():
@@ -108,13 +158,20 @@ def compulsory_bytes(module: Module, aliased: int) -> int:
                 trips[user] = found.count if found.kind == "exact" else 1
             for place, operand in enumerate(user.operands):
                 users.setdefault(operand, []).append((user, place))
-    kept = None if aliased else module.entry.root
-    read = 0
-    for argument in module.entry.instructions:
-        if argument.opcode == "parameter" and (whole := argument.shape.size):
-            elements = _elements_read(argument, None, whole, users, trips, kept)
-            read += -(-min(elements, whole) * argument.shape.bytes // whole)
-    return read + max(module.entry.root.shape.bytes - aliased, 0)
+    return users, trips
+
+
+def _bytes_needed(
+    value: Instruction,
+    runs: int,
+    users: _Users,
+    trips: dict[Instruction, int],
+    kept: Instruction | None,
+) -> int:
+    """Bytes of an array that are looked at, at least, where so many runs begin with it."""
+    whole = value.shape.size
+    elements = runs * _elements_read(value, None, whole, users, trips, kept)
+    return -(-min(elements, whole) * value.shape.bytes // max(whole, 1))
 
 
 def _elements_read(

@@ -74,10 +74,14 @@ class Tests:
 
 @dataclass(frozen=True, slots=True)
 class Trips:
-    """A trip count: exact, an upper bound, or unknown (then 1 stands for it)."""
+    """A trip count: exact, an upper bound, or unknown (then 1 stands for it).
+
+    `wraps` where its counter passes the ends of its dtype before it meets the limit.
+    """
 
     count: int
     kind: Kind
+    wraps: bool = False
 
 
 class Scope:
@@ -380,15 +384,20 @@ def _holds(a: Number, direction: str, b: Number) -> bool:
     ]
 
 
-def invariants(body: Computation, start: Any) -> tuple[Any, ...] | None:
+def invariants(body: Computation, start: Any) -> Any:
     """The loop state with what the body changes, or nobody knows, replaced by None."""
-    if not isinstance(start, tuple):
-        return None
+    if not isinstance(start, tuple):  # one array
+        return start if Scope(body, (Counter(0),)).root() == Counter(0) else None
     symbols = tuple(Counter(k) for k in range(len(start)))
     after = Scope(body, (symbols,)).root()
     if not isinstance(after, tuple) or len(after) != len(start):
         return None
     return tuple(s if a == c else None for s, a, c in zip(start, after, symbols, strict=True))
+
+
+def _each_part(state: Any) -> tuple[Any, ...]:
+    """The parts of a loop's state, which may be one array."""
+    return state if isinstance(state, tuple) else (state,)
 
 
 def _after(loop: Instruction, scope: Scope) -> Any:
@@ -406,7 +415,7 @@ def _after(loop: Instruction, scope: Scope) -> Any:
     """
     body, start = loop.called[0], scope.value(loop.operands[0])
     kept = invariants(body, start)
-    if kept is None or scope.within_loop or all(s is None for s in start):
+    if scope.within_loop or all(s is None for s in _each_part(start)):
         return kept
     trips = count_trips(loop, scope)
     if trips.kind != "exact" or trips.count * len(body.instructions) > MAX_STEPS:
@@ -421,7 +430,8 @@ def count_trips(loop: Instruction, scope: Scope) -> Trips:
     """How often the body of a `while` runs.
 
     Our own analysis comes first: XLA's note is wrong for counters that wrap around, such as
-    unsigned ones that count down. The note settles what the analysis cannot.
+    unsigned ones that count down. The note settles what the analysis cannot, unless that saw
+    the counter wrap.
 
     Args:
         loop: The `while` instruction.
@@ -432,7 +442,7 @@ def count_trips(loop: Instruction, scope: Scope) -> Trips:
     """
     ours = _analyse(loop, scope)
     noted = loop.config.get("known_trip_count", {}).get("n")
-    if ours.kind == "exact" or not str(noted).isdecimal():
+    if ours.kind == "exact" or ours.wraps or not str(noted).isdecimal():
         return ours
     step = int(loop.config.get("known_init_step", {}).get("step", 0))
     return ours if abs(step) >= 1 << 31 else Trips(int(noted), "exact")
@@ -440,36 +450,43 @@ def count_trips(loop: Instruction, scope: Scope) -> Trips:
 
 def _analyse(loop: Instruction, scope: Scope) -> Trips:
     body, condition = loop.called
+    shape = loop.operands[0].shape
     start = scope.value(loop.operands[0])
     kept = invariants(body, start)
-    if kept is None:
+    if kept is None and shape.dtype == "tuple":
         return Trips(1, "unknown")
-    symbols = tuple(Counter(k) if v is None else v for k, v in enumerate(kept))
+    parts = tuple(Counter(k) if v is None else v for k, v in enumerate(_each_part(kept)))
+    symbols = parts if shape.dtype == "tuple" else parts[0]
     tests = Scope(condition, (symbols,)).root()
-    bound = None
+    bound, wraps = None, False
     if isinstance(tests, Tests):
-        after = Scope(body, (symbols,)).root()
-        shapes = loop.operands[0].shape.parts
-        solved = [_solve(test, start, after, shapes[test.index]) for test in tests.items]
+        before, after = _each_part(start), _each_part(Scope(body, (symbols,)).root())
+        shapes = shape.parts or (shape,)
+        counted = [test for test in tests.items if _is_counted(test.index, before, after)]
+        solved = [_solve(test, before, after, shapes[test.index]) for test in counted]
         found = [trips for trips in solved if trips is not None]
-        if found and tests.whole and len(found) == len(solved):
+        if found and tests.whole and len(found) == len(tests.items):
             return Trips(min(found), "exact")
-        pairs = zip(tests.items, solved, strict=True)
+        wraps = None in solved
+        pairs = zip(counted, solved, strict=True)
         limits = [n for test, n in pairs if n is not None and _limits(test, shapes[test.index])]
         bound = min(limits, default=None)
     stepped = _step_through(body, condition, start)
-    if stepped.kind == "exact" or bound is None:
+    if stepped.kind == "exact":
         return stepped
-    return Trips(bound, "bound")
+    return Trips(1, "unknown", wraps) if bound is None else Trips(bound, "bound", wraps)
+
+
+def _is_counted(index: int, before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
+    """Whether a part of the state begins at a known number and changes by a constant."""
+    moved = after[index]
+    known = isinstance(before[index], int)
+    return known and isinstance(moved, Counter) and moved.index == index
 
 
 def _solve(test: Test, start: tuple, after: tuple, shape: Shape) -> int | None:
-    """Trips until a test of an affine counter fails; None if it is not, or would wrap."""
+    """Trips until a test of a counter fails; None if it would wrap before."""
     begin, moved = start[test.index], after[test.index]
-    if not (
-        isinstance(begin, int) and isinstance(moved, Counter) and moved.index == test.index
-    ):
-        return None
     trips = _affine_trips(begin + test.offset, moved.offset, test.direction, test.limit)
     if trips is None:
         return None
@@ -500,7 +517,7 @@ def _affine_trips(begin: int, step: int, direction: str, limit: int) -> int | No
     return (last - begin) // step + 1 if step > 0 else None
 
 
-def _step_through(body: Computation, condition: Computation, start: tuple[Any, ...]) -> Trips:
+def _step_through(body: Computation, condition: Computation, start: Any) -> Trips:
     state: Any = start
     for trips in range(MAX_STEPS):
         runs = Scope(condition, (state,)).root()

@@ -39,11 +39,6 @@ class Op:
             bytes=self.bytes + other.bytes,
         )
 
-    def shared(self, ways: int) -> "Op":
-        """One of `ways` equal shares, in whole numbers."""
-        work = Work(*(round(value / ways) for value in self.work))
-        return replace(self, work=work, bytes=round(self.bytes / ways))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loop:
@@ -345,10 +340,11 @@ class _Walk:
         if any(other != first for other in others):
             self.tally.branches.append(Branches(name=name, flops=each))
         dearest = max(tallies, key=lambda tally: tally.rank)
+        before = len(self.tally.ops)
         for tally in [dearest] if self.cond == "max" else tallies:
-            if self.cond == "mean":
-                tally.ops[:] = [op.shared(len(tallies)) for op in tally.ops]
             self.tally.add(tally)
+        if self.cond == "mean":
+            self.tally.ops[before:] = _shared(self.tally.ops[before:], len(tallies))
         for tally in tallies:  # unknown work in any branch leaves the whole uncertain
             self.tally.uncounted |= tally.uncounted
             self.tally.estimates |= tally.estimates
@@ -384,6 +380,22 @@ class _Walk:
             self.tally.ops.append(op)
         if i.opcode.startswith(_COLLECTIVES) and not i.opcode.endswith("-done"):
             self.tally.collectives.append(_collective(i, times, name))
+
+
+def _shared(ops: list[Op], ways: int) -> list[Op]:
+    """One of `ways` equal shares in whole numbers: what is over from an op the next one has."""
+    shares = []
+    over = [ways // 2] * 5
+    for op in ops:
+        amounts = (op.work.flops - op.work.products, *op.work[1:], op.bytes)
+        split = [
+            divmod(amount + more, ways) for amount, more in zip(amounts, over, strict=True)
+        ]
+        over = [rest for _, rest in split]
+        apart, products, transcendentals, integer, moved = (share for share, _ in split)
+        work = Work(apart + products, products, transcendentals, integer)
+        shares.append(replace(op, work=work, bytes=moved))
+    return shares
 
 
 def _dtype(i: Instruction, category: str) -> str:
