@@ -6,7 +6,6 @@ fails, 2 when the command itself cannot be obeyed, 130 when it is interrupted.
 
 import argparse
 import difflib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -55,38 +54,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in ARTICLES and name not in CHAPTERS:
             parser.error(unknown(name))
     try:
-        prepare(options.out)
-    except OSError as error:
-        parser.error(
-            f"--out {options.out} cannot be written to ({why(error)}): "
-            "name a directory that is yours, or one that can be made"
-        )
-    try:
         return run(options, given, parser)
-    except KeyboardInterrupt:
-        print(f"\n{interrupted(options.out)}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'Interrupted.'}", file=sys.stderr)
         return 130
 
 
 def run(options: argparse.Namespace, given: dict[str, Path], parser: Parser) -> int:
     """Run what is asked for and print what was found; returns the exit status."""
-    from experiments import runner
-
-    try:
-        runner.read_claims(options.out)
-        runner.read_results(options.out)
-        runner.read(options.out / runner.UNFINISHED, {})
-    except ValueError as error:
-        parser.error(str(error))
     scope = chosen(options.names)
     chapters = {claim.chapter for claim in scope.values()}
     for name in given:
         if OWN[name][0] not in chapters:
             parser.error(f"--{name} is for the chapter {OWN[name][0]!r}: name it too")
+    from experiments import runner
+
     try:
         own = read_own(given)
     except ValueError as error:
         parser.error(" ".join(str(error).split()))
+    try:
+        prepare(options.out)
+        runner.refuse_foreign(options.out)
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(
+            f"--out {options.out} cannot be written to ({why(error)}): "
+            "name a directory that is yours, or one that can be made"
+        )
+    for name in runner.outdated(options.out):
+        print(
+            f"{options.out / name}.json is of another version: {name} counts as not done, and "
+            "the report leaves it out until it is run.",
+            file=sys.stderr,
+        )
     articles = {claim.article for claim in scope.values()}
     records = runner.run(
         [name for name in CHAPTERS if name in chapters],
@@ -98,18 +100,6 @@ def run(options: argparse.Namespace, given: dict[str, Path], parser: Parser) -> 
         article=options.names[0] if set(options.names) == articles else None,
     )
     return print_results(records, scope, options.out)
-
-
-def interrupted(out: Path) -> str:
-    """What an interrupted run leaves, and how to go on."""
-    try:
-        begun = json.loads((out / "unfinished.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return f"Interrupted; no run is unfinished in {out}."
-    return (
-        f"Interrupted; {out} keeps {len(begun['done'])} of {len(begun['chapters'])} chapters, "
-        "whole. The same command goes on from there."
-    )
 
 
 # What a user can bring: the chapter that takes it, what it is, and what it is for.
@@ -190,7 +180,10 @@ def print_list() -> None:
 def progress(done: int, total: int) -> Iterator[Callable[[str], None]]:
     """A bar on a terminal, one plain line an experiment anywhere else, both on stderr."""
     if done:
-        print(f"Going on from {done} of {total} experiments.", file=sys.stderr, flush=True)
+        rest = "" if done < total else " Nothing is left to compute; in another --out all is."
+        print(
+            f"Going on from {done} of {total} experiments.{rest}", file=sys.stderr, flush=True
+        )
     if not sys.stderr.isatty():
         lines = iter(range(done + 1, total + 1))
         yield lambda name: print(f"[{next(lines)}/{total}] {name}", file=sys.stderr, flush=True)

@@ -370,6 +370,12 @@ def experiment_section(chapter: str, experiment: dict, figures: dict[str, str]) 
         for figure in experiment["figures"]
         if figure["file"] in figures
     ]
+    gone = [figure["file"] for figure in experiment["figures"] if figure["file"] not in figures]
+    if gone:
+        parts.append(
+            f'<p class="failed">No longer in <code>figures</code>: {text(", ".join(gone))}. '
+            f"<code>python -m experiments {chapter}</code> draws them anew.</p>"
+        )
     if drawn:
         parts.append(f"<div class=figures>{''.join(drawn)}</div>")
     if experiment["claims"]:

@@ -57,17 +57,19 @@ def objects_run(tmp_path_factory):
         return runs, list(done)
 
 
-def chapter(name="objects", *, computed=GOOD, **options) -> dict:
+def chapter(name="objects", *, computed=GOOD, drawn=(), **options) -> dict:
     """A chapter's record with one judged row, as the runner writes it."""
     experiment, _, _ = runner.run_experiment(
         made(Row(claim=HELD, computed=computed, **options)), name, seed=0, full=False, seen={}
     )
+    experiment["figures"] = [{"file": stem, "caption": ""} for stem in drawn]
     stamp = runner.run_stamp(seed=0, full=False)
     return {
         "chapter": name,
         "title": CHAPTERS[name],
         "about": "",
         "run": stamp,
+        "sources": runner.sources(),
         "experiments": [experiment],
     }
 
@@ -131,6 +133,14 @@ def test_bad_command_is_one_sentence_and_status_2(arguments, said):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("named", [["objects"], ["seeing"]])
+def test_a_command_that_cannot_be_obeyed_makes_no_directory(tmp_path, named):
+    out = tmp_path / "results"
+    with pytest.raises(SystemExit):
+        main([*named, "--images", str(tmp_path / "nowhere"), "--out", str(out)])
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -138,15 +148,19 @@ def test_bad_command_is_one_sentence_and_status_2(arguments, said):
         ("claims.json", '{"x": 1}'),
         ("objects.json", "[]"),
         ("svd.json", '{"x": 1}'),
+        ("run.json", '{"mine": 1}'),
+        ("timings.json", '{"mine": 1}'),
+        ("report.html", "<h1>Mine</h1>"),
+        ("words.log", "Mine."),
     ],
 )
-def test_corrupt_results_are_refused_and_kept(tmp_path, capsys, name, content):
+def test_what_no_run_wrote_is_refused_and_kept(tmp_path, capsys, name, content):
     (tmp_path / name).write_text(content)
     with pytest.raises(SystemExit) as stopped:
         main(["objects", "--out", str(tmp_path)])
     assert stopped.value.code == 2
     said = capsys.readouterr().err
-    assert f"{name} should be a JSON object of an earlier run" in said
+    assert re.search(rf"{name} should be (a JSON object of|left by) an earlier run", said)
     assert said.count("\n") == 1
     assert [path.read_text() for path in tmp_path.iterdir()] == [content]
 
@@ -512,7 +526,12 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_one_chapter_merges_into_the_others(tmp_path):
-    runner.write_chapter(tmp_path, chapter("objects"), {"objects-old": "<svg/>"}, "failed")
+    (tmp_path / "figures").mkdir()
+    mine = [tmp_path / "figures" / "objects-mine.svg", tmp_path / ".app.log.1"]
+    for path in mine:
+        path.write_text("Mine.")
+    old = chapter("objects", drawn=["objects-old"])
+    runner.write_chapter(tmp_path, old, {"objects-old": "<svg/>"}, "failed")
     other = next(claim for claim in claims().values() if claim.chapter == "products")
     record = chapter("objects") | {"chapter": "products"}
     judged = runner.judge(Row(claim=other.id, computed=None), other, "f")
@@ -521,12 +540,69 @@ def test_one_chapter_merges_into_the_others(tmp_path):
     assert set(runner.read_claims(tmp_path)) == {HELD, other.id}
     assert (tmp_path / "objects.log").exists()
 
-    runner.write_chapter(tmp_path, chapter(computed={"ndim": 2}), {"objects-new": "<svg/>"}, "")
+    half = tmp_path / "figures" / ".objects-new.svg.7"
+    half.write_text("<sv")
+    new = chapter(computed={"ndim": 2}, drawn=["objects-new"])
+    runner.write_chapter(tmp_path, new, {"objects-new": "<svg/>"}, "")
     rows = runner.read_claims(tmp_path)
     assert set(rows) == {HELD, other.id}
     assert rows[HELD]["computed"] == {"ndim": 2}
     assert not (tmp_path / "objects.log").exists()
-    assert [path.stem for path in (tmp_path / "figures").iterdir()] == ["objects-new"]
+    found = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert found == {"objects-new.svg", "objects-mine.svg"}
+    assert all(path.read_text() == "Mine." for path in mine)
+
+
+def without(record: dict, *where: str | int) -> dict:
+    """A record in which one entry, of whatever depth, is missing."""
+    copy = json.loads(json.dumps(record))
+    *path, last = where
+    found = copy
+    for step in path:
+        found = found[step]
+    del found[last]
+    return copy
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        ("sources",),
+        ("run", "versions"),
+        ("experiments", 0, "figures"),
+        ("experiments", 0, "claims", HELD, "not_compared"),
+        ("experiments", 0, "claims", HELD, "flops", "changed"),
+    ],
+)
+def test_results_of_another_version_are_not_done_and_left_out(tmp_path, where):
+    record = chapter()
+    assert runner.fits(record)
+    assert not runner.fits(without(record, *where))
+    runner.write_chapter(tmp_path, record, {}, "")
+    runner.write(tmp_path / "objects.json", json.dumps(without(record, *where)))
+    assert runner.outdated(tmp_path) == ["objects"]
+    assert runner.read_results(tmp_path) == ([], {})
+    plan = {"objects": ("", (made(),))}
+    assert runner.done_before(tmp_path, plan, record["run"], record["sources"]) == {}
+
+
+def test_a_row_has_what_a_record_must_have():
+    assert (
+        runner.judge(Row(claim=HELD, computed=GOOD), claims()[HELD], "f").keys() == runner.ROW
+    )
+
+
+def test_a_figure_that_is_gone_is_missed(tmp_path):
+    record = chapter(drawn=["objects-line"])
+    runner.write_chapter(tmp_path, record, {"objects-line": "<svg/>"}, "")
+    plan = {"objects": ("", (made(),))}
+    before = partial(runner.done_before, tmp_path, plan, record["run"], record["sources"])
+    assert list(before()) == ["objects"]
+    (tmp_path / "figures" / "objects-line.svg").unlink()
+    assert before() == {}
+    records, figures = runner.read_results(tmp_path)
+    listed = report.page(records, figures, run=record["run"], article=None)
+    assert "No longer in <code>figures</code>: objects-line." in listed
 
 
 # Interruptions of the whole run
@@ -607,14 +683,13 @@ def disturb(
     for name, content in left.items():
         if name.endswith(".json") and not name.startswith("."):
             json.loads(content)
-    kept = json.loads(left.get("unfinished.json", b'{"done": {}}'))["done"]
+    rows = json.loads(left.get("claims.json", b"{}"))
+    answered = {row["chapter"] for row in rows.values()}
+    kept = [name for name in CHAPTERS if f"{name}.json" in left and name in answered]
     for name in kept:
         assert left[f"{name}.json"] == whole[f"{name}.json"]
-    rows = json.loads(left.get("claims.json", b"{}"))
-    assert {row["chapter"] for row in rows.values()} >= set(kept)
-    if "unfinished.json" not in left:  # struck while it printed, or as it ended
+    if left == whole:  # struck while it printed, or as it ended
         assert process.returncode in (0, 130, -how)
-        assert left == whole
     elif how == signal.SIGINT:
         assert process.returncode == 130
         last = said.strip().splitlines()[-1]
@@ -636,10 +711,9 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, how):
     command = ("-c", QUICK)
     whole, _ = undisturbed(tmp_path / "whole", *command)
     struck = tmp_path / "struck"
-    state = struck / "unfinished.json"
 
     def until_a_chapter_is_kept():
-        while not (state.exists() and json.loads(state.read_bytes())["done"]):
+        while not (struck / "claims.json").exists():
             time.sleep(0.01)
 
     kept = disturb(struck, whole, until_a_chapter_is_kept, how, *command)
@@ -675,10 +749,13 @@ def test_what_failed_or_used_the_users_data_is_run_again(tmp_path, monkeypatch):
         runner.run(
             plans, seed=0, full=False, out=tmp_path, progress=progress, own={"words": made()}
         )
-    assert list(json.loads((tmp_path / "unfinished.json").read_text())["done"]) == ["objects"]
+    done = {name: ("", (plans[name],)) for name in plans}
+    stamp = runner.run_stamp(seed=0, full=False)
+    kept = runner.done_before(tmp_path, done, stamp, runner.sources())
+    assert list(kept) == ["objects"]
 
 
-def test_another_command_does_not_go_on(tmp_path):
+def test_another_seed_does_not_go_on(tmp_path):
     process = begin("-c", QUICK, "--out", str(tmp_path))
     time.sleep(1)
     process.kill()
@@ -690,7 +767,31 @@ def test_another_command_does_not_go_on(tmp_path):
     assert "Going on" not in again.stderr
     assert not (tmp_path / ".claims.json.123").exists()
     assert (tmp_path / ".mine.txt").exists()
-    assert not (tmp_path / "unfinished.json").exists()
+
+
+def test_another_command_forgets_nothing(tmp_path, monkeypatch):
+    def stop(**_):
+        raise KeyboardInterrupt
+
+    ran = []
+
+    def plan(name: str) -> tuple:
+        def counted(**_):
+            """Says that it ran."""
+            ran.append(name)
+            yield from ()
+
+        return "", (counted,)
+
+    call = partial(runner.run, seed=0, full=False, out=tmp_path, progress=progress)
+    stopping = {"similarity": ("", (stop,))}
+    monkeypatch.setattr(runner, "load", lambda name: stopping.get(name) or plan(name))
+    with pytest.raises(KeyboardInterrupt, match=r"keeps 1 of 3 chapters, whole\. The same"):
+        call(["objects", "similarity", "products"])
+    stopping.clear()
+    call(["similarity"])
+    call(["objects", "similarity", "products"])
+    assert ran == ["objects", "similarity", "products"]
 
 
 # The report
