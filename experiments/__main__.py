@@ -273,8 +273,8 @@ def print_results(records: list[dict], scope: dict[str, Claim], out: Path) -> in
     for failure in failures:
         console.print(f"✗ {failure}", style="red", soft_wrap=True)
     _, apart = report.misses(shown)
-    less = f"; held to less: {', '.join(apart)}" if apart else ""
-    console.print(f"{report.within(shown)}{less}.", soft_wrap=True)
+    less = f" In part: {', '.join(apart)}." if apart else ""
+    console.print(f"{report.tally(shown)}.{less}", soft_wrap=True)
     console.print(f"{len(shown)} of {len(scope)} claims answered. ", end="", soft_wrap=True)
     console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
     return 1 if failures else 0

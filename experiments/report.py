@@ -30,6 +30,15 @@ from experiments.wording import (
 
 LABELS = VERDICTS | {"differs": "differs", "todo": "not yet computed"}
 SEVERITIES = {"error": "Errors", "overstated": "Overstated", "imprecise": "Imprecise"}
+# How rows stand to what is expected of them, and what fitted ones are fitted by.
+STANDINGS = {
+    "full": "meet what is expected in full",
+    "part": "meet it in part",
+    "missed": "miss it",
+    "unheld": "are shown with nothing to hold them to",
+    "none": "are not computed",
+}
+FITTED = "a convention, seed or made-up data chosen to meet the ledger's figure"
 TERMINAL = {
     "reproduces": "green",
     "approximately": "yellow",
@@ -224,34 +233,57 @@ def versus(row: dict) -> str:
     return f"<dl class=versus>{theirs}<dt>Here</dt>{ours}</dl>"
 
 
+def held_to_less(row: dict) -> list[str]:
+    """The keys of the value expected of a row that it is not held to, or does not have."""
+    expected, computed = row["expected"], row["computed"] or {}
+    if not isinstance(expected, dict):
+        return []
+    return [key for key in expected if key in row["not_compared"] or key not in computed]
+
+
+def standing(row: dict) -> str:
+    """How a row stands to what is expected of it, a key of `STANDINGS`."""
+    if row["agrees"] is None:
+        return "none" if row["computed"] is None else "unheld"
+    if not row["agrees"]:
+        return "missed"
+    return "part" if held_to_less(row) else "full"
+
+
 def misses(rows: dict[str, dict]) -> tuple[dict[str, dict], dict[str, dict]]:
-    """Rows that miss the value expected of them, and rows with values not held to it."""
-    out = {name: row for name, row in rows.items() if row["agrees"] is False}
-    apart = {
-        name: row
-        for name, row in rows.items()
-        if any(key in (row["computed"] or {}) for key in row["not_compared"])
-    }
+    """Rows that miss the value expected of them, and rows that meet it in part."""
+    stands = {name: standing(row) for name, row in rows.items()}
+    out, apart = (
+        {name: row for name, row in rows.items() if stands[name] == which}
+        for which in ("missed", "part")
+    )
     return out, apart
 
 
-def within(rows: dict[str, dict]) -> str:
-    """How many rows meet what is expected of them."""
-    checked = [row["agrees"] for row in rows.values() if row["agrees"] is not None]
-    return f"{sum(checked)} of {len(checked)} rows that can be checked are within tolerance"
+def tally(rows: dict[str, dict]) -> str:
+    """How many rows meet what is expected of them, in full and in part, and how many do not."""
+    counts = Counter(standing(row) for row in rows.values())
+    fitted = sum(row["fitted"] and standing(row) == "full" for row in rows.values())
+    chosen = f", of which {fitted} by {FITTED}" if fitted else ""
+    parts = [
+        f"{counts[key]} {said}{chosen if key == 'full' else ''}"
+        for key, said in STANDINGS.items()
+        if counts[key]
+    ]
+    return f"{len(rows)} rows: {'; '.join(parts)}"
 
 
 def missed(rows: dict[str, dict]) -> str:
     """What is not within its tolerance or not held to it: expected, computed, and why."""
     out, apart = misses(rows)
     parts = [
-        f"<p>{within(rows)}: of the value that an independent computation gave, or, where that "
-        "is not known here, of a law that it has to obey.</p>"
+        f"<p>{tally(rows)}. Expected is, within the tolerance, the value that an independent "
+        "computation gave, or, where that is not known here, a law that it has to obey.</p>"
     ]
     for found, said in (
-        (out, "These are not."),
-        (apart, "These values hang on a draw or on a text that nobody published: they are held "
-         "to less."),
+        (out, "These miss it."),
+        (apart, "These meet it in part: the values shown hang on a draw or on a text that "
+         "nobody published, and are held to less or are not computed."),
     ):  # fmt: skip
         body = "".join(
             f'<tr class="v-{row["verdict"]}" data-article="{row["article"]}">'
@@ -272,10 +304,10 @@ def missed(rows: dict[str, dict]) -> str:
 
 
 def pick(row: dict, which: str) -> Any:
-    """The values of a row that are not compared; all of a row that misses."""
+    """The values of a row that are held to less; all of a row that misses."""
     if row["agrees"] is False:
         return row[which]
-    return {key: row[which][key] for key in row["not_compared"] if key in row[which]}
+    return {key: row[which].get(key, "not computed") for key in held_to_less(row)}
 
 
 @cache
@@ -405,6 +437,8 @@ def claim_row(name: str, row: dict) -> str:
     if row["agrees"] is False:
         computed += f"<div class=expected>expected {values(row['expected'])}</div>"
     by = f"<code>{linked(row['function'])}</code>" if row["computed"] is not None else ""
+    asides = {"in part": standing(row) == "part", "by a choice made to meet it": row["fitted"]}
+    aside = "".join(f"<div class=none>{said}</div>" for said, true in asides.items() if true)
     stated = count_or_text(row["stated"]) if row["stated"] else "<span class=none>–</span>"
     cost = flop_cell(row["flops"])
     return (
@@ -413,7 +447,7 @@ def claim_row(name: str, row: dict) -> str:
         f'<div class=source><a href="#{name}">{name}</a> {by}</div></td>'
         f'<td data-label="Article says"{"" if row["stated"] else " class=blank"}>{stated}</td>'
         f'<td data-label="Computed here">{computed}</td>'
-        f"<td data-label=Verdict><span class=badge>{text(label(row))}</span></td>"
+        f"<td data-label=Verdict><span class=badge>{text(label(row))}</span>{aside}</td>"
         f"<td data-label=FLOPs{'' if cost else ' class=blank'}>{cost}</td></tr>"
     )
 

@@ -38,7 +38,8 @@ class Row:
     `flops` comes from `flops()`; `holds` is the experiment's own check, used only where the
     ledger gives no value to compare with; `note` is added to the ledger's. `not_compared`
     names keys of the ledger's value that are not held to it, because they hang on a random
-    draw or a text that nobody published (the note says which), but to `holds`.
+    draw or a text that nobody published (the note says which), but to `holds`. `fitted` says
+    that a convention, a seed or made-up data were chosen to meet the ledger's value.
     """
 
     claim: str
@@ -48,6 +49,7 @@ class Row:
     holds: bool | None = None
     note: str | None = None
     not_compared: tuple[str, ...] = ()
+    fitted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,7 @@ def row(
     holds: bool | None = None,
     note: str | None = None,
     not_compared: tuple[str, ...] = (),
+    fitted: bool = False,
 ) -> Row:
     """A `Row` from arrays and functions: arrays become lists, functions their full names."""
     names = tuple(name if isinstance(name, str) else full_name(name) for name in by)
@@ -79,6 +82,7 @@ def row(
         holds=holds,
         note=note,
         not_compared=not_compared,
+        fitted=fitted,
     )
 
 

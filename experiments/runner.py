@@ -57,7 +57,8 @@ RECORD = frozenset(("chapter", "title", "about", "run", "sources", "experiments"
 EXPERIMENT = frozenset(("name", "about", "error", "figures", "claims"))
 ROW = frozenset((
     "article", "chapter", "section", "kind", "claim", "stated", "computed", "expected", "tol",
-    "verdict", "severity", "agrees", "not_compared", "note", "function", "experiment", "flops",
+    "verdict", "severity", "agrees", "not_compared", "fitted", "note", "function", "experiment",
+    "flops",
 ))  # fmt: skip
 
 # Text stays text, so that a picture can be searched and read aloud; ids must not change
@@ -308,6 +309,7 @@ def judge(row: Row, claim: Claim, experiment: str) -> dict:
         "severity": claim.severity if agreed is not False else None,
         "agrees": agreed,
         "not_compared": list(row.not_compared),
+        "fitted": row.fitted,
         "note": " ".join(filter(None, (claim.note, row.note))) or None,
         "function": ", ".join(row.by) or experiment,
         "experiment": experiment,
