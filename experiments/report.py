@@ -7,11 +7,9 @@ import importlib
 import inspect
 import json
 import re
-import textwrap
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from experiments.ledger import ARTICLES, CHAPTERS, VERDICTS, Claim, claims
 from experiments.template import PAGE, STYLE
@@ -225,10 +223,8 @@ def versus(row: dict) -> str:
         return ""
     keep = 4 if row["severity"] == "error" else 2
     lines = [f"{words(key)}: {plain(value)}" for key, value in row["computed"].items()]
-    ours = "".join(
-        f"<dd>{count_or_text(textwrap.shorten(line, 90, placeholder=' …'))}</dd>"
-        for line in lines[:keep]
-    )
+    short = [line if len(line) <= 90 else f"{line[:88].rsplit(' ', 1)[0]} …" for line in lines]
+    ours = "".join(f"<dd>{count_or_text(line)}</dd>" for line in short[:keep])
     theirs = f"<dt>Article</dt><dd>{count_or_text(row['stated'])}</dd>" if row["stated"] else ""
     return f"<dl class=versus>{theirs}<dt>Here</dt>{ours}</dl>"
 
@@ -289,8 +285,8 @@ def missed(rows: dict[str, dict]) -> str:
             f'<tr class="v-{row["verdict"]}" data-article="{row["article"]}">'
             f'<td data-label=Claim><a href="#{name}">{text(row["claim"])}</a> '
             f"{article_name(row['article'])}</td>"
-            f"<td data-label=Expected>{values(pick(row, 'expected'))}</td>"
-            f'<td data-label="Computed here">{values(pick(row, "computed"))}</td>'
+            f"<td data-label=Expected>{pick(row, 'expected')}</td>"
+            f'<td data-label="Computed here">{pick(row, "computed")}</td>'
             f"<td data-label=Why>{prose(row['note'] or '')}</td></tr>"
             for name, row in found.items()
         )
@@ -303,11 +299,12 @@ def missed(rows: dict[str, dict]) -> str:
     return "\n".join(parts)
 
 
-def pick(row: dict, which: str) -> Any:
+def pick(row: dict, which: str) -> str:
     """The values of a row that are held to less; all of a row that misses."""
-    if row["agrees"] is False:
-        return row[which]
-    return {key: row[which].get(key, "not computed") for key in held_to_less(row)}
+    picked = row[which]
+    if row["agrees"] is not False:
+        picked = {key: picked.get(key, "not computed") for key in held_to_less(row)}
+    return values(picked, row["shapes"])
 
 
 @cache
@@ -430,12 +427,14 @@ def width(drawing: str) -> float:
 def claim_row(name: str, row: dict) -> str:
     """One claim as a table row; on a narrow screen each cell becomes a labelled line."""
     note = f"<div class=note>{prose(row['note'])}</div>" if row["note"] else ""
-    computed = values(row["computed"])
+    computed = values(row["computed"], row["shapes"])
     if row["computed"] is None:
         missing = "nothing to compute" if row["expected"] is None else "not computed"
         computed = f"<span class=none>{missing}</span>"
     if row["agrees"] is False:
-        computed += f"<div class=expected>expected {values(row['expected'])}</div>"
+        computed += (
+            f"<div class=expected>expected {values(row['expected'], row['shapes'])}</div>"
+        )
     by = f"<code>{linked(row['function'])}</code>" if row["computed"] is not None else ""
     asides = {"in part": standing(row) == "part", "by a choice made to meet it": row["fitted"]}
     aside = "".join(f"<div class=none>{said}</div>" for said, true in asides.items() if true)
@@ -453,7 +452,7 @@ def claim_row(name: str, row: dict) -> str:
 
 
 def flop_cell(flops: dict) -> str:
-    """Closed form, lowered, compiled, each count once; XLA's own where it is over 1 % off.
+    """Closed form, lowered, compiled, each count once; XLA's own where it differs by over 1 %.
 
     A closed form of the products alone says so. Below stands what compiling changed.
     """
@@ -472,7 +471,7 @@ def flop_cell(flops: dict) -> str:
     ]
     xla, ours = flops["xla"], flops["compiled"]
     if xla is not None and ours is not None and abs(xla - ours) > 0.01 * ours:
-        entries.append(f"<div class=off><dt>XLA says</dt><dd>{count(xla)}</dd></div>")
+        entries.append(f"<div><dt>XLA counts otherwise</dt><dd>{count(xla)}</dd></div>")
     said = flops.get("changed")
     changed = (
         "<details class=changed><summary>what compiling changed</summary>"

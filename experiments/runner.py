@@ -58,7 +58,7 @@ EXPERIMENT = frozenset(("name", "about", "error", "figures", "claims"))
 ROW = frozenset((
     "article", "chapter", "section", "kind", "claim", "stated", "computed", "expected", "tol",
     "verdict", "severity", "agrees", "not_compared", "fitted", "note", "function", "experiment",
-    "flops",
+    "flops", "shapes",
 ))  # fmt: skip
 
 # Text stays text, so that a picture can be searched and read aloud; ids must not change
@@ -310,6 +310,7 @@ def judge(row: Row, claim: Claim, experiment: str) -> dict:
         "agrees": agreed,
         "not_compared": list(row.not_compared),
         "fitted": row.fitted,
+        "shapes": list(row.shapes),
         "note": " ".join(filter(None, (claim.note, row.note))) or None,
         "function": ", ".join(row.by) or experiment,
         "experiment": experiment,

@@ -368,6 +368,19 @@ def test_rows_are_plain_json():
         to_json({"a": 1j})
 
 
+def test_shapes_are_told_from_data_by_their_type():
+    computed = {
+        "weights": [(8, 16), (16, 3)],
+        "out": {"last": (2, 3)},
+        "table": [[1, 2], [3, 4]],
+    }
+    made = row(HELD, computed | {"array": np.eye(2)}, "f")
+    assert made.shapes == ("weights", "last")
+    shown = report.values(made.computed, made.shapes)
+    assert "<dd>[[8, 16], [16, 3]]</dd>" in shown
+    assert shown.count("<span class=matrix") == 2
+
+
 def test_dump_keeps_values_and_puts_numbers_on_one_line():
     value = {"a": [1, -2.5e-7, None, True], "b": ["x,  y", "[ 1, 2 ]"], "c": [], "d": [[1], {}]}
     assert json.loads(runner.dump(value)) == value
@@ -957,10 +970,10 @@ def test_text_stands_out_in_both_themes():
         assert contrast(gold, theme["paper"]) >= 3  # enough for a line
 
 
-def test_report_flags_xla_only_where_it_is_off():
+def test_report_has_xlas_count_where_it_differs():
     for xla, flagged in ((1000, False), (1009, False), (500, True), (None, False)):
         flops = dict.fromkeys(runner.FLOPS[:4], 1000) | {"xla": xla, "changed": None}
-        assert ("XLA says" in page(chapter(flops=flops))) is flagged
+        assert ("XLA counts otherwise" in page(chapter(flops=flops))) is flagged
 
 
 def test_report_opens_on_the_chosen_article():
@@ -992,6 +1005,12 @@ def test_figures_are_drawn_alike_twice_and_apart_from_each_other():
         (1234567.0, "1.23457 × 10^6"),
         (-0.00001, "-1 × 10^-5"),
         (0.0, "0"),
+        (6.0000000000127, "6.00000000001"),
+        (0.9999999, "0.9999999"),
+        (-44987.99944998999, "-44,987.999"),
+        (2005.0, "2005"),
+        (0.9999999999999998, "≈ 1"),
+        ("step  0 | loss", "step  0 | loss"),
         (True, "yes"),
         (None, "–"),
         ("two\n lines", "two lines"),
@@ -1002,6 +1021,12 @@ def test_figures_are_drawn_alike_twice_and_apart_from_each_other():
 )
 def test_values_in_plain_text(value, said):
     assert report.plain(value) == said
+
+
+def test_spaces_in_a_row_are_kept_in_html():
+    for shown in (report.values("step  0"), page(chapter(computed={"line": "step  0"}))):
+        assert "<code class=spaced>step  0</code>" in shown
+    assert ".spaced{white-space:pre-wrap}" in report.STYLE
 
 
 def test_numbers_in_html_have_true_minus_signs_and_raised_exponents():
