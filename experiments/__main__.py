@@ -11,9 +11,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from experiments.ledger import ARTICLES, CHAPTERS, Claim, claims
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 class Parser(argparse.ArgumentParser):
@@ -209,6 +212,28 @@ def progress(done: int, total: int) -> Iterator[Callable[[str], None]]:
         yield lambda name: display.update(task, completed=next(started), description=name)
 
 
+def row_lines(name: str, row: dict, *, width: int, widest: int) -> Iterator["Text"]:
+    """A row as lines of a terminal: its verdict and FLOPs, our value and the article's."""
+    from rich.text import Text
+
+    from experiments import report
+    from experiments.wording import cut
+
+    def said(label: str, value: str) -> Text:
+        room = width - len(label) - 4
+        return Text.assemble("  ", (label, "dim"), "  ", cut(value, room)) if value else Text()
+
+    flops = said("FLOPs  ", report.plain_flops(row["flops"]))
+    badge = max(map(len, report.LABELS.values())) if flops else 0
+    verdict = Text(f"{report.LABELS[row['verdict']]:<{badge}}", report.TERMINAL[row["verdict"]])
+    head = Text.assemble(f"{name:<{widest}}  ", verdict)
+    here = said("here   ", report.plain(row["computed"]) if row["computed"] else "")
+    article = said("article", report.plain(row["stated"]) if row["stated"] else "")
+    for first, second in ((head, flops), (here, article)):
+        whole = len(first) + len(second) <= width
+        yield from filter(None, (first + second,) if whole else (first, second))
+
+
 def print_results(records: list[dict], scope: dict[str, Claim], out: Path) -> int:
     """The table of claims, the score per article, what failed; returns the exit status."""
     from rich.console import Console
@@ -225,22 +250,11 @@ def print_results(records: list[dict], scope: dict[str, Claim], out: Path) -> in
         rows = {key: row for key, row in report.rows_of(record).items() if key in scope}
         if not rows:
             continue
-        table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-        widest = max(map(len, report.LABELS.values()))
-        for title, ratio in (("claim", 8), ("article", 5), ("ours", 9)):
-            table.add_column(title, ratio=ratio, no_wrap=True, overflow="ellipsis")
-        table.add_column("verdict", width=widest, no_wrap=True)
-        table.add_column("FLOPs", ratio=4, no_wrap=True, overflow="ellipsis")
-        for name, row in rows.items():
-            table.add_row(
-                name,
-                report.plain(row["stated"]),
-                report.plain(row["computed"]),
-                Text(report.LABELS[row["verdict"]], style=report.TERMINAL[row["verdict"]]),
-                report.plain_flops(row["flops"]),
-            )
         console.print(Text(f"\n{record['title']}", style="bold"))
-        console.print(table)
+        widest = max(map(len, rows))
+        for name, row in rows.items():
+            for line in row_lines(name, row, width=console.width, widest=widest):
+                console.print(line, soft_wrap=True)
         shown |= rows
 
     counts = report.score(shown, scope)

@@ -27,6 +27,25 @@ def number(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')} × 10^{int(exponent)}"
 
 
+def compact(value: int) -> str:
+    """A count to four digits where space is short: 9999 or 6.144 M or 3.15 × 10^23."""
+    for unit, size in (("k", 10**3), ("M", 10**6), ("G", 10**9), ("T", 10**12)):
+        if 10_000 <= value < 999.95 * size:
+            return f"{value / size:.4g} {unit}"
+    return number(value if value < 10_000 else float(f"{value:.4g}"))
+
+
+def cut(line: str, width: int) -> str:
+    """A line of text that is no longer than `width`, cut between two entries or words."""
+    if len(line) <= width:
+        return line
+    kept = line[: width - 1]
+    for between in (", ", " "):
+        if between in kept[1:]:
+            return f"{kept[: kept.rindex(between)]} …"
+    return f"{kept}…"
+
+
 def whole(value: float | str) -> bool:
     """Whether a number, or a text of one, has no fraction."""
     return float(value).is_integer()

@@ -21,7 +21,7 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from experiments import report, runner
-from experiments.__main__ import chosen, main, print_results, progress
+from experiments.__main__ import chosen, main, print_results, progress, row_lines
 from experiments.ledger import ARTICLES, CHAPTERS, VERDICTS, agrees, claims
 from experiments.rows import Figure, Row, flops, row, to_json
 
@@ -200,6 +200,27 @@ def test_what_differs_or_fails_turns_the_status(tmp_path, capsys):
     record["experiments"][0]["error"] = "ZeroDivisionError: by zero"
     assert print_results([record], claims(), tmp_path) == 1
     assert "objects: invented failed: ZeroDivisionError: by zero" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_a_narrow_terminal_cuts_no_name_and_no_number(width):
+    for name, kept in kept_rows().items():
+        lines = [str(line) for line in row_lines(name, kept, width=width, widest=len(name))]
+        assert lines[0].startswith(f"{name}  {report.LABELS[kept['verdict']]}")
+        assert max(map(len, lines)) <= width
+        cells = [report.plain(kept["computed"]), report.plain(kept["stated"])]
+        numbers = re.findall(
+            r"[\d.,]*\d", " ".join((*cells, report.plain_flops(kept["flops"])))
+        )
+        shown = " ".join(lines).removeprefix(name)
+        assert Counter(re.findall(r"[\d.,]*\d", shown)) <= Counter(numbers), name
+
+
+def test_flops_name_their_stages_where_space_is_short():
+    cell = {"formula": 260, "lowered": 260, "compiled": 33_685_504}
+    assert report.plain_flops(cell) == "260 closed form = lowered, 33.69 M compiled"
+    said = [report.compact(n) for n in (9999, 10_000, 999_949, 999_999, 10**9, 3 * 10**23)]
+    assert said == ["9999", "10 k", "999.9 k", "1 M", "1 G", "3 × 10^23"]
 
 
 # A real chapter
