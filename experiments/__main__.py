@@ -39,9 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "names", nargs="*", metavar="NAME", help="a chapter, an article, or list; default all"
     )
     parser.add_argument("--full", action="store_true", help="the larger sizes; takes longer")
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="default 0")
     parser.add_argument(
-        "--out", type=Path, default=Path("results"), metavar="DIR", help="default results"
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="draws the random examples; figures that hang on one draw keep its own; default 0",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="what this code left there is not computed again; default results",
     )
     mine = parser.add_argument_group(
         "your own data", "read whole before anything runs; shown beside the chapter's own"

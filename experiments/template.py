@@ -197,6 +197,9 @@ float64 computation. A FLOP is one floating-point operation, so that a multiply-
 the compiler, <b>compiled</b> the one that runs. XLA’s own count stands beside them where it
 differs by more than 1 %: it has rules of its own, and counts a loop’s body once. Full values
 are in <code>claims.json</code>, each under its claim’s name.</p>
+<p>The seed draws the random examples of fewer than half of the experiments. The others have
+none, or hold to a figure that hangs on one draw, and keep that draw’s own seed: they do not
+change with this one.</p>
 <dl>{stamp}</dl>
 </footer>
 </body>

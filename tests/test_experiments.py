@@ -22,6 +22,7 @@ from matplotlib.figure import Figure as Canvas
 
 from experiments import report, runner
 from experiments.__main__ import chosen, main, print_results, progress, row_lines
+from experiments.figures import layers, pca, similarity, svd, words_learned
 from experiments.ledger import ARTICLES, CHAPTERS, VERDICTS, agrees, claims
 from experiments.rows import Figure, Row, flops, row, to_json
 
@@ -1013,6 +1014,22 @@ def test_figures_are_drawn_alike_twice_and_apart_from_each_other():
     names = re.findall(r'\bid="([^"]+)"', text)
     assert all(name.startswith("objects-line") for name in names)
     assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(names)
+
+
+def test_drawings_of_the_plane_and_of_densities_name_both_axes():
+    cloud, pair = np.ones((9, 2)), np.eye(2)
+    flat = lambda grid: 0.5 + 0.1 * grid[..., 0]
+    for made in (
+        layers.decision_regions(cloud, cloud[:, 0] > 0, {"a": flat, "b": flat}),
+        svd.stages(dict.fromkeys("abcd", np.ones((2, 400)))),
+        pca.uncentred(cloud, pair[0], pair[1] + 1),
+        pca.turned_or_not(pair, pair[0], pair),
+        words_learned.opposites(cloud[:, 0], {"hot cold": 0.5}),
+        similarity.cosines({2: cloud[:, 0], 3: cloud[:, 0]}),
+    ):
+        panels = made.figure.axes
+        assert panels[0].get_ylabel(), made.name
+        assert all(panel.get_xlabel() or panel.get_label() == "<colorbar>" for panel in panels)
 
 
 @pytest.mark.parametrize(
