@@ -30,11 +30,11 @@ LABELS = VERDICTS | {"differs": "differs", "todo": "not yet computed"}
 SEVERITIES = {"error": "Errors", "overstated": "Overstated", "imprecise": "Imprecise"}
 # How rows stand to what is expected of them, and what fitted ones are fitted by.
 STANDINGS = {
-    "full": "meet what is expected in full",
-    "part": "meet it in part",
-    "missed": "miss it",
-    "unheld": "are shown with nothing to hold them to",
-    "none": "are not computed",
+    "full": "met in full",
+    "part": "met in part",
+    "missed": "missed",
+    "unheld": "computed, with nothing to hold them to",
+    "none": "not computed",
 }
 FITTED = "a convention, seed or made-up data chosen to meet the ledger's figure"
 TERMINAL = {
@@ -282,7 +282,7 @@ def tally(rows: dict[str, dict]) -> str:
         for key, said in STANDINGS.items()
         if counts[key]
     ]
-    return f"{len(rows)} rows: {'; '.join(parts)}"
+    return f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: {'; '.join(parts)}"
 
 
 def missed(rows: dict[str, dict]) -> str:
@@ -452,7 +452,10 @@ def claim_row(name: str, row: dict) -> str:
             f"<div class=expected>expected {values(row['expected'], row['shapes'])}</div>"
         )
     by = f"<code>{linked(row['function'])}</code>" if row["computed"] is not None else ""
-    asides = {"in part": standing(row) == "part", "by a choice made to meet it": row["fitted"]}
+    asides = {
+        "met in part": standing(row) == "part",
+        "met by a choice made for it": row["fitted"],
+    }
     aside = "".join(f"<div class=none>{said}</div>" for said, true in asides.items() if true)
     stated = count_or_text(row["stated"]) if row["stated"] else "<span class=none>–</span>"
     cost = flop_cell(row["flops"])

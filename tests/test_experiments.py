@@ -911,7 +911,7 @@ def test_report_has_the_source_of_our_functions():
 def test_report_lists_what_misses_and_what_is_met_in_part():
     short = chapter(computed=GOOD | {"length": 511}, note="One is missing.")
     listed = report.missed(report.rows_of(short))
-    assert "1 rows: 1 miss it." in listed
+    assert "1 row: 1 missed." in listed
     assert "These miss it." in listed
     assert "One is missing." in listed
     assert all(f"<dd>{value}</dd>" in listed for value in (511, 512))
@@ -920,12 +920,12 @@ def test_report_lists_what_misses_and_what_is_met_in_part():
             computed=computed, holds=True, not_compared=("length",), note="A draw."
         )
         listed = report.missed(report.rows_of(excused))
-        assert "1 rows: 1 meet it in part." in listed
+        assert "1 row: 1 met in part." in listed
         assert "These miss it." not in listed
         assert "A draw." in listed
         assert f"<dd>{said}</dd>" in listed
         assert "ndim" not in listed  # which is compared
-        assert "<div class=none>in part</div>" in page(excused)
+        assert "<div class=none>met in part</div>" in page(excused)
     assert "<table" not in report.missed(report.rows_of(chapter()))
 
 
@@ -940,9 +940,8 @@ def test_rows_are_counted_by_how_they_stand():
         "unheld": runner.judge(Row(claim=nothing, computed={"x": 1}), claims()[nothing], "f"),
     }
     assert report.tally(rows) == (
-        "4 rows: 2 meet what is expected in full, of which 1 by a convention, seed or made-up "
-        "data chosen to meet the ledger's figure; 1 are shown with nothing to hold them to; "
-        "1 are not computed"
+        "4 rows: 2 met in full, of which 1 by a convention, seed or made-up data chosen to "
+        "meet the ledger's figure; 1 computed, with nothing to hold them to; 1 not computed"
     )
 
 
