@@ -275,6 +275,28 @@ def test_results_name_nothing_of_this_machine(objects_run):
     assert {"jax", "jaxlib", "numpy", "python", "lintoolkit"} <= run["versions"].keys()
 
 
+# Of two chapters the experiment alone that has a larger size.
+LARGER = """
+import sys
+from experiments import runner
+from experiments.__main__ import main
+
+load, larger = runner.load, {"edges": "first_features", "pca": "bottleneck"}
+found = {name: load(name) for name in larger}
+runner.load = lambda name: (
+    found[name][0], tuple(e for e in found[name][1] if e.__name__ == larger[name])
+)
+sys.exit(main([*larger, "--full", "--out", sys.argv[1]]))
+"""
+
+
+def test_the_larger_sizes_end_well(tmp_path):
+    done = python("-c", LARGER, str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "run.json").read_text())["full"] is True
+    assert {row["chapter"] for row in runner.read_claims(tmp_path).values()} == {"edges", "pca"}
+
+
 # Judging
 
 
