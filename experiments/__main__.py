@@ -6,15 +6,17 @@ fails, 2 when the command itself cannot be obeyed, 130 when it is interrupted.
 
 import argparse
 import difflib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from experiments.ledger import ARTICLES, CHAPTERS, Claim, claims
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,9 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "names", nargs="*", metavar="NAME", help="a chapter, an article, or list; default all"
     )
     parser.add_argument("--full", action="store_true", help="the larger sizes; takes longer")
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="default 0")
     parser.add_argument(
-        "--out", type=Path, default=Path("results"), metavar="DIR", help="default results"
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="draws the random examples; figures that hang on one draw keep its own; default 0",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="what this code left there is not computed again; default results",
     )
     mine = parser.add_argument_group(
         "your own data", "read whole before anything runs; shown beside the chapter's own"
@@ -55,38 +67,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in ARTICLES and name not in CHAPTERS:
             parser.error(unknown(name))
     try:
-        prepare(options.out)
-    except OSError as error:
-        parser.error(
-            f"--out {options.out} cannot be written to ({why(error)}): "
-            "name a directory that is yours, or one that can be made"
-        )
-    try:
         return run(options, given, parser)
-    except KeyboardInterrupt:
-        print(f"\n{interrupted(options.out)}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'Interrupted.'}", file=sys.stderr)
         return 130
 
 
 def run(options: argparse.Namespace, given: dict[str, Path], parser: Parser) -> int:
     """Run what is asked for and print what was found; returns the exit status."""
-    from experiments import runner
-
-    try:
-        runner.read_claims(options.out)
-        runner.read_results(options.out)
-        runner.read(options.out / runner.UNFINISHED, {})
-    except ValueError as error:
-        parser.error(str(error))
     scope = chosen(options.names)
     chapters = {claim.chapter for claim in scope.values()}
     for name in given:
         if OWN[name][0] not in chapters:
             parser.error(f"--{name} is for the chapter {OWN[name][0]!r}: name it too")
+    from experiments import runner
+
     try:
         own = read_own(given)
     except ValueError as error:
         parser.error(" ".join(str(error).split()))
+    try:
+        prepare(options.out)
+        runner.refuse_foreign(options.out)
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(
+            f"--out {options.out} cannot be written to ({why(error)}): "
+            "name a directory that is yours, or one that can be made"
+        )
+    for name in runner.outdated(options.out):
+        print(
+            f"{options.out / name}.json is of another version: {name} counts as not done, and "
+            "the report leaves it out until it is run.",
+            file=sys.stderr,
+        )
     articles = {claim.article for claim in scope.values()}
     records = runner.run(
         [name for name in CHAPTERS if name in chapters],
@@ -98,18 +113,6 @@ def run(options: argparse.Namespace, given: dict[str, Path], parser: Parser) -> 
         article=options.names[0] if set(options.names) == articles else None,
     )
     return print_results(records, scope, options.out)
-
-
-def interrupted(out: Path) -> str:
-    """What an interrupted run leaves, and how to go on."""
-    try:
-        begun = json.loads((out / "unfinished.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return f"Interrupted; no run is unfinished in {out}."
-    return (
-        f"Interrupted; {out} keeps {len(begun['done'])} of {len(begun['chapters'])} chapters, "
-        "whole. The same command goes on from there."
-    )
 
 
 # What a user can bring: the chapter that takes it, what it is, and what it is for.
@@ -190,7 +193,10 @@ def print_list() -> None:
 def progress(done: int, total: int) -> Iterator[Callable[[str], None]]:
     """A bar on a terminal, one plain line an experiment anywhere else, both on stderr."""
     if done:
-        print(f"Going on from {done} of {total} experiments.", file=sys.stderr, flush=True)
+        rest = "" if done < total else " Nothing is left to compute; in another --out all is."
+        print(
+            f"Going on from {done} of {total} experiments.{rest}", file=sys.stderr, flush=True
+        )
     if not sys.stderr.isatty():
         lines = iter(range(done + 1, total + 1))
         yield lambda name: print(f"[{next(lines)}/{total}] {name}", file=sys.stderr, flush=True)
@@ -216,6 +222,28 @@ def progress(done: int, total: int) -> Iterator[Callable[[str], None]]:
         yield lambda name: display.update(task, completed=next(started), description=name)
 
 
+def row_lines(name: str, row: dict, *, width: int, widest: int) -> Iterator["Text"]:
+    """A row as lines of a terminal: its verdict and FLOPs, our value and the article's."""
+    from rich.text import Text
+
+    from experiments import report
+    from experiments.wording import cut
+
+    def said(label: str, value: str) -> Text:
+        room = width - len(label) - 4
+        return Text.assemble("  ", (label, "dim"), "  ", cut(value, room)) if value else Text()
+
+    flops = said("FLOPs  ", report.plain_flops(row["flops"]))
+    badge = max(map(len, report.LABELS.values())) if flops else 0
+    verdict = Text(f"{report.LABELS[row['verdict']]:<{badge}}", report.TERMINAL[row["verdict"]])
+    head = Text.assemble(f"{name:<{widest}}  ", verdict)
+    here = said("here   ", report.plain(row["computed"]) if row["computed"] else "")
+    article = said("article", report.plain(row["stated"]) if row["stated"] else "")
+    for first, second in ((head, flops), (here, article)):
+        whole = len(first) + len(second) <= width
+        yield from filter(None, (first + second,) if whole else (first, second))
+
+
 def print_results(records: list[dict], scope: dict[str, Claim], out: Path) -> int:
     """The table of claims, the score per article, what failed; returns the exit status."""
     from rich.console import Console
@@ -232,22 +260,11 @@ def print_results(records: list[dict], scope: dict[str, Claim], out: Path) -> in
         rows = {key: row for key, row in report.rows_of(record).items() if key in scope}
         if not rows:
             continue
-        table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-        widest = max(map(len, report.LABELS.values()))
-        for title, ratio in (("claim", 8), ("article", 5), ("ours", 9)):
-            table.add_column(title, ratio=ratio, no_wrap=True, overflow="ellipsis")
-        table.add_column("verdict", width=widest, no_wrap=True)
-        table.add_column("FLOPs", ratio=4, no_wrap=True, overflow="ellipsis")
-        for name, row in rows.items():
-            table.add_row(
-                name,
-                report.plain(row["stated"]),
-                report.plain(row["computed"]),
-                Text(report.LABELS[row["verdict"]], style=report.TERMINAL[row["verdict"]]),
-                report.plain_flops(row["flops"]),
-            )
         console.print(Text(f"\n{record['title']}", style="bold"))
-        console.print(table)
+        widest = max(map(len, rows))
+        for name, row in rows.items():
+            for line in row_lines(name, row, width=console.width, widest=widest):
+                console.print(line, soft_wrap=True)
         shown |= rows
 
     counts = report.score(shown, scope)
@@ -280,8 +297,8 @@ def print_results(records: list[dict], scope: dict[str, Claim], out: Path) -> in
     for failure in failures:
         console.print(f"✗ {failure}", style="red", soft_wrap=True)
     _, apart = report.misses(shown)
-    less = f"; held to less: {', '.join(apart)}" if apart else ""
-    console.print(f"{report.within(shown)}{less}.", soft_wrap=True)
+    less = f" In part: {', '.join(apart)}." if apart else ""
+    console.print(f"{report.tally(shown)}.{less}", soft_wrap=True)
     console.print(f"{len(shown)} of {len(scope)} claims answered. ", end="", soft_wrap=True)
     console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
     return 1 if failures else 0

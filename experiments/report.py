@@ -7,19 +7,17 @@ import importlib
 import inspect
 import json
 import re
-import textwrap
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from experiments.ledger import ARTICLES, CHAPTERS, VERDICTS, Claim, claims
 from experiments.template import PAGE, STYLE
 from experiments.wording import (
     breakable,
+    compact,
     count,
     count_or_text,
-    number,
     paragraphs,
     plain,
     prose,
@@ -30,6 +28,15 @@ from experiments.wording import (
 
 LABELS = VERDICTS | {"differs": "differs", "todo": "not yet computed"}
 SEVERITIES = {"error": "Errors", "overstated": "Overstated", "imprecise": "Imprecise"}
+# How rows stand to what is expected of them, and what fitted ones are fitted by.
+STANDINGS = {
+    "full": "met in full",
+    "part": "met in part",
+    "missed": "missed",
+    "unheld": "computed, with nothing to hold them to",
+    "none": "not computed",
+}
+FITTED = "a convention, seed or made-up data chosen to meet the ledger's figure"
 TERMINAL = {
     "reproduces": "green",
     "approximately": "yellow",
@@ -65,10 +72,26 @@ def label(row: dict) -> str:
     return LABELS[row["verdict"]] + severity
 
 
+def stages(flops: dict) -> dict[int, str]:
+    """Each count of a FLOP cell once, with the stages that have it.
+
+    A closed form of the products alone says so.
+    """
+    alone = flops["formula"] not in (None, flops["lowered"])
+    names: dict[int, list[str]] = {}
+    for key, name in (
+        ("formula", "closed form = products" if alone else "closed form"),
+        ("lowered", "lowered"),
+        ("compiled", "compiled"),
+    ):
+        if flops[key] is not None:
+            names.setdefault(flops[key], []).append(name)
+    return {value: " = ".join(found) for value, found in names.items()}
+
+
 def plain_flops(flops: dict) -> str:
-    """Closed form, lowered and compiled, said once where all are equal."""
-    counts = [number(flops[key]) for key in ("formula", "lowered", "compiled") if flops[key]]
-    return " / ".join(dict.fromkeys(counts))
+    """A FLOP cell in a line: 260 closed form = lowered, 6.144 M compiled."""
+    return ", ".join(f"{compact(value)} {said}" for value, said in stages(flops).items())
 
 
 def page(
@@ -216,49 +239,70 @@ def versus(row: dict) -> str:
         return ""
     keep = 4 if row["severity"] == "error" else 2
     lines = [f"{words(key)}: {plain(value)}" for key, value in row["computed"].items()]
-    ours = "".join(
-        f"<dd>{count_or_text(textwrap.shorten(line, 90, placeholder=' …'))}</dd>"
-        for line in lines[:keep]
-    )
+    short = [line if len(line) <= 90 else f"{line[:88].rsplit(' ', 1)[0]} …" for line in lines]
+    ours = "".join(f"<dd>{count_or_text(line)}</dd>" for line in short[:keep])
     theirs = f"<dt>Article</dt><dd>{count_or_text(row['stated'])}</dd>" if row["stated"] else ""
     return f"<dl class=versus>{theirs}<dt>Here</dt>{ours}</dl>"
 
 
+def held_to_less(row: dict) -> list[str]:
+    """The keys of the value expected of a row that it is not held to, or does not have."""
+    expected, computed = row["expected"], row["computed"] or {}
+    if not isinstance(expected, dict):
+        return []
+    return [key for key in expected if key in row["not_compared"] or key not in computed]
+
+
+def standing(row: dict) -> str:
+    """How a row stands to what is expected of it, a key of `STANDINGS`."""
+    if row["agrees"] is None:
+        return "none" if row["computed"] is None else "unheld"
+    if not row["agrees"]:
+        return "missed"
+    return "part" if held_to_less(row) else "full"
+
+
 def misses(rows: dict[str, dict]) -> tuple[dict[str, dict], dict[str, dict]]:
-    """Rows that miss the value expected of them, and rows with values not held to it."""
-    out = {name: row for name, row in rows.items() if row["agrees"] is False}
-    apart = {
-        name: row
-        for name, row in rows.items()
-        if any(key in (row["computed"] or {}) for key in row["not_compared"])
-    }
+    """Rows that miss the value expected of them, and rows that meet it in part."""
+    stands = {name: standing(row) for name, row in rows.items()}
+    out, apart = (
+        {name: row for name, row in rows.items() if stands[name] == which}
+        for which in ("missed", "part")
+    )
     return out, apart
 
 
-def within(rows: dict[str, dict]) -> str:
-    """How many rows meet what is expected of them."""
-    checked = [row["agrees"] for row in rows.values() if row["agrees"] is not None]
-    return f"{sum(checked)} of {len(checked)} rows that can be checked are within tolerance"
+def tally(rows: dict[str, dict]) -> str:
+    """How many rows meet what is expected of them, in full and in part, and how many do not."""
+    counts = Counter(standing(row) for row in rows.values())
+    fitted = sum(row["fitted"] and standing(row) == "full" for row in rows.values())
+    chosen = f", of which {fitted} by {FITTED}" if fitted else ""
+    parts = [
+        f"{counts[key]} {said}{chosen if key == 'full' else ''}"
+        for key, said in STANDINGS.items()
+        if counts[key]
+    ]
+    return f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: {'; '.join(parts)}"
 
 
 def missed(rows: dict[str, dict]) -> str:
     """What is not within its tolerance or not held to it: expected, computed, and why."""
     out, apart = misses(rows)
     parts = [
-        f"<p>{within(rows)}: of the value that an independent computation gave, or, where that "
-        "is not known here, of a law that it has to obey.</p>"
+        f"<p>{tally(rows)}. Expected is, within the tolerance, the value that an independent "
+        "computation gave, or, where that is not known here, a law that it has to obey.</p>"
     ]
     for found, said in (
-        (out, "These are not."),
-        (apart, "These values hang on a draw or on a text that nobody published: they are held "
-         "to less."),
+        (out, "These miss it."),
+        (apart, "These meet it in part: the values shown hang on a draw or on a text that "
+         "nobody published, and are held to less or are not computed."),
     ):  # fmt: skip
         body = "".join(
             f'<tr class="v-{row["verdict"]}" data-article="{row["article"]}">'
             f'<td data-label=Claim><a href="#{name}">{text(row["claim"])}</a> '
             f"{article_name(row['article'])}</td>"
-            f"<td data-label=Expected>{values(pick(row, 'expected'))}</td>"
-            f'<td data-label="Computed here">{values(pick(row, "computed"))}</td>'
+            f"<td data-label=Expected>{pick(row, 'expected')}</td>"
+            f'<td data-label="Computed here">{pick(row, "computed")}</td>'
             f"<td data-label=Why>{prose(row['note'] or '')}</td></tr>"
             for name, row in found.items()
         )
@@ -271,11 +315,12 @@ def missed(rows: dict[str, dict]) -> str:
     return "\n".join(parts)
 
 
-def pick(row: dict, which: str) -> Any:
-    """The values of a row that are not compared; all of a row that misses."""
-    if row["agrees"] is False:
-        return row[which]
-    return {key: row[which][key] for key in row["not_compared"] if key in row[which]}
+def pick(row: dict, which: str) -> str:
+    """The values of a row that are held to less; all of a row that misses."""
+    picked = row[which]
+    if row["agrees"] is not False:
+        picked = {key: picked.get(key, "not computed") for key in held_to_less(row)}
+    return values(picked, row["shapes"])
 
 
 @cache
@@ -370,6 +415,12 @@ def experiment_section(chapter: str, experiment: dict, figures: dict[str, str]) 
         for figure in experiment["figures"]
         if figure["file"] in figures
     ]
+    gone = [figure["file"] for figure in experiment["figures"] if figure["file"] not in figures]
+    if gone:
+        parts.append(
+            f'<p class="failed">No longer in <code>figures</code>: {text(", ".join(gone))}. '
+            f"<code>python -m experiments {chapter}</code> draws them anew.</p>"
+        )
     if drawn:
         parts.append(f"<div class=figures>{''.join(drawn)}</div>")
     if experiment["claims"]:
@@ -392,13 +443,20 @@ def width(drawing: str) -> float:
 def claim_row(name: str, row: dict) -> str:
     """One claim as a table row; on a narrow screen each cell becomes a labelled line."""
     note = f"<div class=note>{prose(row['note'])}</div>" if row["note"] else ""
-    computed = values(row["computed"])
+    computed = values(row["computed"], row["shapes"])
     if row["computed"] is None:
         missing = "nothing to compute" if row["expected"] is None else "not computed"
         computed = f"<span class=none>{missing}</span>"
     if row["agrees"] is False:
-        computed += f"<div class=expected>expected {values(row['expected'])}</div>"
+        computed += (
+            f"<div class=expected>expected {values(row['expected'], row['shapes'])}</div>"
+        )
     by = f"<code>{linked(row['function'])}</code>" if row["computed"] is not None else ""
+    asides = {
+        "met in part": standing(row) == "part",
+        "met by a choice made for it": row["fitted"],
+    }
+    aside = "".join(f"<div class=none>{said}</div>" for said, true in asides.items() if true)
     stated = count_or_text(row["stated"]) if row["stated"] else "<span class=none>–</span>"
     cost = flop_cell(row["flops"])
     return (
@@ -407,32 +465,23 @@ def claim_row(name: str, row: dict) -> str:
         f'<div class=source><a href="#{name}">{name}</a> {by}</div></td>'
         f'<td data-label="Article says"{"" if row["stated"] else " class=blank"}>{stated}</td>'
         f'<td data-label="Computed here">{computed}</td>'
-        f"<td data-label=Verdict><span class=badge>{text(label(row))}</span></td>"
+        f"<td data-label=Verdict><span class=badge>{text(label(row))}</span>{aside}</td>"
         f"<td data-label=FLOPs{'' if cost else ' class=blank'}>{cost}</td></tr>"
     )
 
 
 def flop_cell(flops: dict) -> str:
-    """Closed form, lowered, compiled, each count once; XLA's own where it is over 1 % off.
+    """Closed form, lowered, compiled, each count once; XLA's own where it differs by over 1 %.
 
-    A closed form of the products alone says so. Below stands what compiling changed.
+    Below stands what compiling changed.
     """
-    alone = flops["formula"] not in (None, flops["lowered"])
-    stages: dict[int, list[str]] = {}
-    for key, name in (
-        ("formula", "closed form = products" if alone else "closed form"),
-        ("lowered", "lowered"),
-        ("compiled", "compiled"),
-    ):
-        if flops[key] is not None:
-            stages.setdefault(flops[key], []).append(name)
     entries = [
-        f"<div><dt>{' = '.join(names)}</dt><dd>{count(value)}</dd></div>"
-        for value, names in stages.items()
+        f"<div><dt>{said}</dt><dd>{count(value)}</dd></div>"
+        for value, said in stages(flops).items()
     ]
     xla, ours = flops["xla"], flops["compiled"]
     if xla is not None and ours is not None and abs(xla - ours) > 0.01 * ours:
-        entries.append(f"<div class=off><dt>XLA says</dt><dd>{count(xla)}</dd></div>")
+        entries.append(f"<div><dt>XLA counts otherwise</dt><dd>{count(xla)}</dd></div>")
     said = flops.get("changed")
     changed = (
         "<details class=changed><summary>what compiling changed</summary>"

@@ -1,7 +1,7 @@
 """What an experiment yields: rows (one claim, computed) and figures."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,9 @@ class Row:
     `flops` comes from `flops()`; `holds` is the experiment's own check, used only where the
     ledger gives no value to compare with; `note` is added to the ledger's. `not_compared`
     names keys of the ledger's value that are not held to it, because they hang on a random
-    draw or a text that nobody published (the note says which), but to `holds`.
+    draw or a text that nobody published (the note says which), but to `holds`. `fitted` says
+    that a convention, a seed or made-up data were chosen to meet the ledger's value. `shapes`
+    names the keys that hold shapes, which look like data once they are JSON.
     """
 
     claim: str
@@ -48,6 +50,8 @@ class Row:
     holds: bool | None = None
     note: str | None = None
     not_compared: tuple[str, ...] = ()
+    fitted: bool = False
+    shapes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +71,12 @@ def row(
     holds: bool | None = None,
     note: str | None = None,
     not_compared: tuple[str, ...] = (),
+    fitted: bool = False,
 ) -> Row:
-    """A `Row` from arrays and functions: arrays become lists, functions their full names."""
+    """A `Row` from arrays and functions: arrays become lists, functions their full names.
+
+    A tuple of whole numbers is a shape; data are lists and arrays.
+    """
     names = tuple(name if isinstance(name, str) else full_name(name) for name in by)
     plain = None if computed is None else to_json(computed)
     return Row(
@@ -79,6 +87,8 @@ def row(
         holds=holds,
         note=note,
         not_compared=not_compared,
+        fitted=fitted,
+        shapes=tuple(dict.fromkeys(keys_of_shapes(computed))),
     )
 
 
@@ -113,6 +123,20 @@ def full_name(fn: Callable) -> str:
             return f"{module.__name__}.{name}"
     inner = getattr(fn, "__wrapped__", fn)
     return f"{inner.__module__}.{inner.__qualname__}"
+
+
+def keys_of_shapes(value: Any) -> Iterator[str]:
+    """The keys, at any depth, under which a shape or a list of shapes stands."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if any(map(is_shape, item if isinstance(item, list) else [item])):
+                yield str(key)
+            yield from keys_of_shapes(item)
+
+
+def is_shape(value: Any) -> bool:
+    """Whether a value is a tuple of whole numbers."""
+    return isinstance(value, tuple) and all(type(side) is int for side in value)
 
 
 def to_json(value: Any) -> Any:

@@ -2,8 +2,8 @@
 
 `claims.json` holds all rows, `<chapter>.json` one chapter's, `figures/` the pictures,
 `run.json` where and how the last run was made, `timings.json` its wall times, kept apart so
-that two runs with the same seed write the same rows to the byte. While a run is under way,
-`unfinished.json` says which chapters it has done, for the next to go on from there.
+that two runs with the same seed write the same rows to the byte. A chapter whose file says
+that the same code made it on the same machine is done: no run computes it again.
 """
 
 import base64
@@ -24,6 +24,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,13 +35,31 @@ from matplotlib.rcsetup import cycler
 from PIL import Image
 
 from experiments import report
-from experiments.ledger import CHAPTERS, Claim, agrees, claims
+from experiments.ledger import ARTICLES, CHAPTERS, Claim, agrees, claims
 from experiments.rows import Figure, Row
+from experiments.template import PAGE
 from lintoolkit import _files
 
 ROOT = Path(__file__).parent.parent
-UNFINISHED = "unfinished.json"
 FLOPS = ("formula", "products", "lowered", "compiled", "xla", "changed")
+# What numbers and figures rest on, beside Python.
+PACKAGES = (
+    "lintoolkit", "jax", "jaxlib", "numpy", "optax", "matplotlib", "pillow", "scikit-image",
+    "scikit-learn",
+)  # fmt: skip
+
+# Files of all chapters together.
+SHARED = ("claims.json", "run.json", "timings.json", "report.html")
+
+# What the report reads: results of another version may lack some of it.
+STAMP = frozenset(("seed", "full", "device", "versions", "commit"))
+RECORD = frozenset(("chapter", "title", "about", "run", "sources", "experiments"))
+EXPERIMENT = frozenset(("name", "about", "error", "figures", "claims"))
+ROW = frozenset((
+    "article", "chapter", "section", "kind", "claim", "stated", "computed", "expected", "tol",
+    "verdict", "severity", "agrees", "not_compared", "fitted", "note", "function", "experiment",
+    "flops", "shapes",
+))  # fmt: skip
 
 # Text stays text, so that a picture can be searched and read aloud; ids must not change
 # from run to run. Colours keep apart for colour-blind readers and in grey print, and can be
@@ -93,75 +112,84 @@ def run(
 
     `progress(done, total)` opens a display and gives a function called with each experiment's
     name as it starts. `own` has an experiment more, on the user's data, for some chapters.
-    `article` is the one the report shows first. Chapters that the same run had done when it
-    was interrupted are not run again.
+    `article` is the one the report shows first. Chapters that are done are not run again.
     """
-    stamp = run_stamp(seed=seed, full=full)
+    stamp, digest = run_stamp(seed=seed, full=full), sources()
     matplotlib.use("Agg")
     with jax.enable_x64(True), matplotlib.rc_context(STYLE):
         chapters = {name: load(name) for name in names if exists(name)}
         for name, more in own.items():
             about, experiments = chapters[name]
             chapters[name] = about, (*experiments, more)
-        whole = {"run": stamp, "sources": sources(), "chapters": list(chapters)}
-        done = done_before(out, whole)
-        records = {name: read(out / f"{name}.json", {}) for name in done}
-        timings = dict(done)
+        left_by_us = {name: chapters[name] for name in chapters if name not in own}
+        records = done_before(out, left_by_us, stamp, digest)
+        clear_half_files(out / shared for shared in SHARED)
+        timings = read(out / "timings.json", {})
         seen: dict[str, str] = {}
-        rest = {name: chapter for name, chapter in chapters.items() if name not in done}
-        clear_half_files(out)
-        write(out / UNFINISHED, dump(whole | {"done": done}))
+        rest = {name: chapter for name, chapter in chapters.items() if name not in records}
         total = sum(len(experiments) for _, experiments in chapters.values())
         ready = sum(len(record["experiments"]) for record in records.values())
-        with progress(ready, total) as step:
-            for name, (about, experiments) in rest.items():
-                record: dict[str, Any] = {
-                    "chapter": name,
-                    "title": CHAPTERS[name],
-                    "about": about,
-                    "run": stamp,
-                    "experiments": [],
-                }
-                figures: dict[str, str] = {}
-                traces, seconds = [], {}
-                for experiment in experiments:
-                    step(f"{name}: {experiment.__name__.replace('_', ' ')}")
-                    start = time.perf_counter()
-                    result, drawn, trace = run_experiment(
-                        experiment, name, seed=seed, full=full, seen=seen
-                    )
-                    seconds[experiment.__name__] = round(time.perf_counter() - start, 3)
-                    record["experiments"].append(result)
-                    figures |= drawn
-                    traces.append(trace)
-                write_chapter(out, record, figures, "\n".join(filter(None, traces)))
-                records[name], timings[name] = record, seconds
-                if not any(traces) and name not in own:
-                    done[name] = seconds
-                    write(out / UNFINISHED, dump(whole | {"done": done}))
-                jax.clear_caches()  # what one chapter compiles serves no other, and is large
-    write(out / "run.json", dump(stamp))
-    write(out / "timings.json", dump({name: timings[name] for name in chapters}))
-    write(out / "report.html", report.page(*read_results(out), run=stamp, article=article))
-    (out / UNFINISHED).unlink()
+        try:
+            with progress(ready, total) as step:
+                for name, (about, experiments) in rest.items():
+                    record: dict[str, Any] = {
+                        "chapter": name,
+                        "title": CHAPTERS[name],
+                        "about": about,
+                        "run": stamp,
+                        "sources": digest,
+                        "experiments": [],
+                    }
+                    figures: dict[str, str] = {}
+                    traces, seconds = [], {}
+                    for experiment in experiments:
+                        step(f"{name}: {experiment.__name__.replace('_', ' ')}")
+                        start = time.perf_counter()
+                        result, drawn, trace = run_experiment(
+                            experiment, name, seed=seed, full=full, seen=seen
+                        )
+                        seconds[experiment.__name__] = round(time.perf_counter() - start, 3)
+                        record["experiments"].append(result)
+                        figures |= drawn
+                        traces.append(trace)
+                    write_chapter(out, record, figures, "\n".join(filter(None, traces)))
+                    records[name], timings[name] = record, seconds
+                    write(out / "timings.json", dump(timings))
+                    jax.clear_caches()  # what a chapter compiles serves no other, and is large
+            write(out / "run.json", dump(stamp))
+            page = report.page(*read_results(out), run=stamp, article=article)
+            write(out / "report.html", page)
+        except KeyboardInterrupt:
+            kept = len(done_before(out, left_by_us, stamp, digest))
+            raise KeyboardInterrupt(
+                f"Interrupted; {out} keeps {kept} of {len(chapters)} chapters, whole. "
+                "The same command goes on from there."
+            ) from None
     return [records[name] for name in chapters]
 
 
-def done_before(out: Path, whole: dict) -> dict[str, dict[str, float]]:
-    """The chapters that the same run had done when it was interrupted, with their timings.
+def done_before(
+    out: Path,
+    chapters: Mapping[str, tuple[str, tuple[Experiment, ...]]],
+    stamp: dict,
+    digest: str,
+) -> dict[str, dict]:
+    """The records of those chapters that the same code has done, whichever run it was.
 
-    The same means the same chapters from the same sources, seed and machine. A chapter that
-    failed, that had the user's data or whose files are gone is not done.
+    The same means the same sources, seed, size, versions and machine. A chapter that failed,
+    that had the user's data or whose rows or figures are gone is not done.
     """
-    begun = read(out / UNFINISHED, {})
-    if {key: begun.get(key) for key in whole} != whole:
-        return {}
     rows = read_claims(out)
+    records = {name: read(out / f"{name}.json", {}) for name in chapters}
     return {
-        name: seconds
-        for name, seconds in begun.get("done", {}).items()
-        if (record := read(out / f"{name}.json", {})).get("run") == whole["run"]
-        and report.rows_of(record).keys() <= rows.keys()
+        name: record
+        for name, record in records.items()
+        if fits(record)
+        and (record["run"], record["sources"]) == (stamp, digest)
+        and [(part["name"], part["error"]) for part in record["experiments"]]
+        == [(experiment.__name__, None) for experiment in chapters[name][1]]
+        and report.rows_of(record).items() <= rows.items()
+        and all(path.exists() for path in figure_paths(out, record))
     }
 
 
@@ -175,11 +203,13 @@ def sources() -> str:
     return digest.hexdigest()
 
 
-def clear_half_files(out: Path) -> None:
-    """Remove what `write` had under way when an earlier run was killed."""
-    for path in (*out.glob(".*"), *(out / "figures").glob(".*")):
-        if re.fullmatch(r"\..+\.(json|html|svg|log)\.\d+", path.name):
-            path.unlink(missing_ok=True)
+def clear_half_files(paths: Iterable[Path]) -> None:
+    """Remove what `write` had under way of these files when an earlier run was killed."""
+    for path in paths:
+        half = re.compile(re.escape(f".{path.name}.") + r"\d+")
+        for found in path.parent.glob(".*"):
+            if half.fullmatch(found.name):
+                found.unlink(missing_ok=True)
 
 
 def load(chapter: str) -> tuple[str, tuple[Experiment, ...]]:
@@ -279,6 +309,8 @@ def judge(row: Row, claim: Claim, experiment: str) -> dict:
         "severity": claim.severity if agreed is not False else None,
         "agrees": agreed,
         "not_compared": list(row.not_compared),
+        "fitted": row.fitted,
+        "shapes": list(row.shapes),
         "note": " ".join(filter(None, (claim.note, row.note))) or None,
         "function": ", ".join(row.by) or experiment,
         "experiment": experiment,
@@ -316,24 +348,84 @@ def smaller(found: re.Match) -> str:
 def write_chapter(out: Path, record: dict, figures: dict[str, str], log: str) -> None:
     """Replace what the directory holds of one chapter, and its rows in `claims.json`."""
     name = record["chapter"]
+    before = read(out / f"{name}.json", {})
     rows = {key: row for key, row in read_claims(out).items() if row["chapter"] != name}
     for experiment in record["experiments"]:
         rows |= experiment["claims"]
     order = {key: place for place, key in enumerate(claims())}
     rows = dict(sorted(rows.items(), key=lambda item: order.get(item[0], len(order))))
-    pictures = out / "figures"
-    pictures.mkdir(exist_ok=True)
-    for stem, drawing in figures.items():
-        write(pictures / f"{stem}.svg", drawing)
+    (out / "figures").mkdir(exist_ok=True)
+    drawn = {out / "figures" / f"{stem}.svg": drawing for stem, drawing in figures.items()}
+    clear_half_files((*drawn, *(out / f"{name}.{kind}" for kind in ("json", "log"))))
+    (out / f"{name}.json").unlink(missing_ok=True)  # which has no claim to the new figures
+    for path, drawing in drawn.items():
+        write(path, drawing)
     write(out / f"{name}.json", dump(record))
     write(out / "claims.json", dump(rows))
-    for old in pictures.glob(f"{name}-*.svg"):
-        if old.stem not in figures:
-            old.unlink()
+    for old in figure_paths(out, before) if fits(before) else ():
+        if old not in drawn:
+            old.unlink(missing_ok=True)
     if log:
         write(out / f"{name}.log", log)
     else:
         (out / f"{name}.log").unlink(missing_ok=True)
+
+
+def figure_paths(out: Path, record: dict) -> list[Path]:
+    """The files of a record's figures."""
+    return [
+        out / "figures" / f"{figure['file']}.svg"
+        for experiment in record["experiments"]
+        for figure in experiment["figures"]
+    ]
+
+
+def fits(record: Any) -> bool:
+    """Whether a chapter's record has all that this version reads of it."""
+
+    def has(value: Any, keys: frozenset[str]) -> bool:
+        return isinstance(value, dict) and keys <= value.keys()
+
+    def row_fits(row: Any) -> bool:
+        return (
+            has(row, ROW)
+            and has(row["flops"], frozenset(FLOPS))
+            and row["article"] in ARTICLES
+            and row["verdict"] in report.LABELS
+        )
+
+    def figure_fits(figure: Any) -> bool:
+        return has(figure, frozenset(("file", "caption"))) and bool(
+            re.fullmatch(rf"{record['chapter']}-[\w-]+", figure["file"])
+        )
+
+    try:
+        return (
+            has(record, RECORD)
+            and record["chapter"] in CHAPTERS
+            and has(record["run"], STAMP)
+            and all(has(part, EXPERIMENT) for part in record["experiments"])
+            and all(map(figure_fits, chain(*(p["figures"] for p in record["experiments"]))))
+            and all(map(row_fits, report.rows_of(record).values()))
+        )
+    except (AttributeError, TypeError):  # such as a text where a list should stand
+        return False
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise where a file that a run would replace holds something else than a run's."""
+    read_claims(out)
+    chapter_records(out)
+    if (stamp := read(out / "run.json", {})) and not stamp.keys() >= STAMP:
+        raise ValueError(broken(out / "run.json", "no run's circumstances"))
+    if not read(out / "timings.json", {}).keys() <= CHAPTERS.keys():
+        raise ValueError(broken(out / "timings.json", "times of no chapter"))
+    begins = {out / "report.html": PAGE[: PAGE.index("<style>")]}
+    begins |= {out / f"{name}.log": "Traceback (most recent call last)" for name in CHAPTERS}
+    for path, begin in begins.items():
+        ours = path.is_file() and path.read_bytes().startswith(begin.encode())
+        if path.exists() and not ours:
+            raise ValueError(broken(path, "no text of a run", kind="left by"))
 
 
 def read_claims(out: Path) -> dict[str, dict]:
@@ -344,18 +436,25 @@ def read_claims(out: Path) -> dict[str, dict]:
     return rows
 
 
-def read_results(out: Path) -> tuple[list[dict], dict[str, str]]:
-    """Every chapter's record in a results directory, in story order, and all figures."""
-    records = []
-    for name in CHAPTERS:
-        record = read(out / f"{name}.json", {})
+def chapter_records(out: Path) -> dict[str, dict]:
+    """Every chapter's record in a results directory, in story order."""
+    records = {name: read(out / f"{name}.json", {}) for name in CHAPTERS}
+    for name, record in records.items():
         if record and not {"chapter", "about", "run", "experiments"} <= record.keys():
             raise ValueError(broken(out / f"{name}.json", "no chapter's record"))
-        records.append(record)
-    figures = {
-        path.stem: path.read_text(encoding="utf-8") for path in (out / "figures").glob("*.svg")
-    }
-    return [record for record in records if record], figures
+    return {name: record for name, record in records.items() if record}
+
+
+def outdated(out: Path) -> list[str]:
+    """The chapters whose records are of another version, which the report leaves out."""
+    return [name for name, record in chapter_records(out).items() if not fits(record)]
+
+
+def read_results(out: Path) -> tuple[list[dict], dict[str, str]]:
+    """The chapters' records that fit this version, in story order, and their figures."""
+    records = [record for record in chapter_records(out).values() if fits(record)]
+    paths = [path for record in records for path in figure_paths(out, record) if path.exists()]
+    return records, {path.stem: path.read_text(encoding="utf-8") for path in paths}
 
 
 def read(path: Path, default: Any) -> Any:
@@ -364,17 +463,17 @@ def read(path: Path, default: Any) -> Any:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return default
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(broken(path, str(error))) from None
     if not isinstance(value, dict):
         raise ValueError(broken(path, f"a {type(value).__name__}"))
     return value
 
 
-def broken(path: Path, found: str) -> str:
+def broken(path: Path, found: str, *, kind: str = "a JSON object of") -> str:
     """What to say of a results file that is not ours to overwrite."""
     return (
-        f"{path} should be a JSON object of an earlier run, but holds something else "
+        f"{path} should be {kind} an earlier run, but holds something else "
         f"({found}); it is left as it is: move it away, or choose another --out"
     )
 
@@ -404,10 +503,7 @@ def run_stamp(*, seed: int, full: bool) -> dict:
             "cores": cores(),
         },
         "versions": {
-            "lintoolkit": version("lintoolkit"),
-            "jax": version("jax"),
-            "jaxlib": version("jaxlib"),
-            "numpy": version("numpy"),
+            **{package: version(package) for package in PACKAGES},
             "python": platform.python_version(),
         },
         "commit": commit(),

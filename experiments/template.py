@@ -35,6 +35,7 @@ p{max-width:42rem;margin:.4rem 0 1rem;text-wrap:pretty}
 code,pre{font:.86em/1.5 ui-monospace,"SF Mono",Menlo,Consolas,monospace;
 overflow-wrap:anywhere}
 pre{white-space:pre-wrap;margin:.2rem 0}
+.spaced{white-space:pre-wrap}
 aside{grid-area:1/1/span 3;font-size:.86rem;line-height:1.4}
 aside>div{position:sticky;top:0;max-height:100vh;overflow-y:auto;padding:3.5rem 0 2rem}
 nav ol{list-style:none;margin:0;padding:0}nav li{display:flex;gap:.5rem;
@@ -117,7 +118,6 @@ color:var(--v)}
 .flops dt{font-size:.72rem}.flops dd{margin:0;text-align:left;white-space:nowrap}
 .changed{margin:.3rem 0 0;font:.72rem/1.4 system-ui,sans-serif}
 .changed summary{font-size:inherit}
-.flops .off{color:var(--near)}.flops .off dt{color:inherit}
 details{margin:1rem 0;color:var(--soft);font-size:.94rem}summary{cursor:pointer;
 font-size:.86rem}details li{margin:.25rem 0}
 .stamp{font-size:.8rem;color:var(--soft)}
@@ -194,8 +194,12 @@ PAGE = """<!doctype html>
 <p>Each value was computed by the functions named beside it and compared with an independent
 float64 computation. A FLOP is one floating-point operation, so that a multiply-add is two:
 <b>closed form</b> is the textbook formula, <b>lowered</b> counts the program that JAX handed to
-the compiler, <b>compiled</b> the one that runs; XLA’s own count stands beside them where it is
-more than 1 % off. Full values are in <code>claims.json</code>, each under its claim’s name.</p>
+the compiler, <b>compiled</b> the one that runs. XLA’s own count stands beside them where it
+differs by more than 1 %: it has rules of its own, and counts a loop’s body once. Full values
+are in <code>claims.json</code>, each under its claim’s name.</p>
+<p>The seed draws the random examples of fewer than half of the experiments. The others have
+none, or hold to a figure that hangs on one draw, and keep that draw’s own seed: they do not
+change with this one.</p>
 <dl>{stamp}</dl>
 </footer>
 </body>

@@ -3,20 +3,52 @@
 import html
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 
 def number(value: float) -> str:
-    """A number as people write it: 45,088,768 or 0.714286 or 3.15 × 10^23."""
+    """A number as people write it: 45,088,768 or 0.714286 or 3.15 × 10^23.
+
+    What is not whole does not look so: it gets more digits, and ≈ where twelve are not enough.
+    """
     if not math.isfinite(value):
         return str(value)
     size = abs(value)
     if isinstance(value, int) and size < 10**15:
         return f"{value:,}" if size >= 10_000 else str(value)
     if size == 0 or 1e-4 <= size < 1e6:
-        return f"{value:,.6g}" if size >= 10_000 else f"{value:.6g}"
+        digits = next(
+            (d for d in range(6, 13) if whole(value) == whole(f"{value:.{d}g}")), None
+        )
+        about = "≈ " if digits is None else ""
+        return f"{about}{value:{',' if size >= 10_000 else ''}.{digits or 6}g}"
     mantissa, exponent = f"{value:.5e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')} × 10^{int(exponent)}"
+
+
+def compact(value: int) -> str:
+    """A count to four digits where space is short: 9999 or 6.144 M or 3.15 × 10^23."""
+    for unit, size in (("k", 10**3), ("M", 10**6), ("G", 10**9), ("T", 10**12)):
+        if 10_000 <= value < 999.95 * size:
+            return f"{value / size:.4g} {unit}"
+    return number(value if value < 10_000 else float(f"{value:.4g}"))
+
+
+def cut(line: str, width: int) -> str:
+    """A line of text that is no longer than `width`, cut between two entries or words."""
+    if len(line) <= width:
+        return line
+    kept = line[: width - 1]
+    for between in (", ", " "):
+        if between in kept[1:]:
+            return f"{kept[: kept.rindex(between)]} …"
+    return f"{kept}…"
+
+
+def whole(value: float | str) -> bool:
+    """Whether a number, or a text of one, has no fraction."""
+    return float(value).is_integer()
 
 
 def plain(value: Any) -> str:
@@ -31,7 +63,8 @@ def plain(value: Any) -> str:
         return ", ".join(f"{words(key)} {plain(item)}" for key, item in value.items())
     if isinstance(value, list):
         return listing(value)
-    return " ".join(str(value).split())
+    lines = str(value).splitlines()
+    return lines[0] if len(lines) == 1 else " ".join(str(value).split())
 
 
 def listing(value: list, *, keep: int = 12) -> str:
@@ -65,11 +98,14 @@ def words(key: str) -> str:
     return key.replace("_", " ")
 
 
-def values(value: Any) -> str:
-    """A computed value: dicts as definition lists, small matrices as matrices."""
+def values(value: Any, shapes: Collection[str] = ()) -> str:
+    """A computed value: dicts as definition lists, small matrices as matrices.
+
+    What the keys in `shapes` hold are lists, though a list of shapes looks like a matrix.
+    """
     if isinstance(value, dict):
         entries = "".join(
-            f"<div><dt>{text(words(key))}</dt><dd>{values_of(key, item)}</dd></div>"
+            f"<div><dt>{text(words(key))}</dt><dd>{values_of(key, item, shapes)}</dd></div>"
             for key, item in value.items()
         )
         return f"<dl>{entries}</dl>"
@@ -80,11 +116,11 @@ def values(value: Any) -> str:
     return count_or_text(plain(value))
 
 
-def values_of(key: str, value: Any) -> str:
-    """A value under its key: a list of shapes is a list, though it looks like a matrix."""
-    if isinstance(value, list) and {"shape", "shapes"} & set(key.split("_")):
+def values_of(key: str, value: Any, shapes: Collection[str]) -> str:
+    """A value under its key."""
+    if key in shapes and isinstance(value, list):
         return count_or_text(listing(value, keep=24))
-    return values(value)
+    return values(value, shapes)
 
 
 def is_matrix(value: list) -> bool:
@@ -116,9 +152,14 @@ def count(value: float) -> str:
 
 
 def count_or_text(line: str) -> str:
-    """Escaped text with true minus signs and raised exponents in its numbers."""
+    """Escaped text with true minus signs and raised exponents in its numbers.
+
+    Text with spaces in a row keeps them.
+    """
+    spaced = "  " in line
     line = re.sub(r"(?<![\w-])-(?=\d)", "−", text(line))
-    return re.sub(r" × 10\^(−?\d+)", " × 10<sup>\\1</sup>", line)
+    line = re.sub(r" × 10\^(−?\d+)", " × 10<sup>\\1</sup>", line)
+    return f"<code class=spaced>{line}</code>" if spaced else line
 
 
 def text(value: Any) -> str:

@@ -108,6 +108,7 @@ def compression(*, seed: int, full: bool):
         pca_encode,
         explained_variance_ratio,
         flops=flops(pca_encode, pca, vectors, formula=pca_encode_flops(n=500, d=768, r=50)),
+        fitted=True,
         note=f"Vectors of 40 hidden directions with noise of 0.05. {OURS}",
     )
 
@@ -168,6 +169,7 @@ def variance_and_information(*, seed: int, full: bool):
         pca_encode,
         explained_variance_ratio,
         flops=flops(pca_encode, pca, x, formula=pca_encode_flops(n=1000, d=2, r=2)),
+        fitted=True,
         note=f"Each point goes to the class whose mean is nearer. {OURS}",
     )
     yield figures.two_classes(x, labels)
@@ -328,6 +330,7 @@ def thousand_to_fifty(*, seed: int, full: bool):
             noise,
             formula=pca_encode_flops(n=n, d=d, r=k),
         ),
+        fitted=True,
         note=f"Fifty directions with deviations from 30 down to 10 in noise of deviation 1. "
         f"{OURS} The FLOP are of encoding all 2,000.",
     )

@@ -194,6 +194,7 @@ def forward_pass(*, seed: int, full: bool):
         "need-mostly-matmul",
         {"gpt3_matmul_share": round(published.matmul_share(GPT3, tokens=tokens), 4)},
         published.matmul_share,
+        fitted=True,
         note=published.COUNTED,
     )
     bert = replace(MODELS["bert-large"], vocabulary=0)
@@ -207,6 +208,7 @@ def forward_pass(*, seed: int, full: bool):
             "quoted_time_share_high": TIME_SHARES.high,
         },
         published.matmul_share,
+        fitted=True,
         note=f"{published.COUNTED} An encoder has no next-token output to count. The shares of "
         "time are of inference.",
     )

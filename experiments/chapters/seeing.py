@@ -41,7 +41,14 @@ def rules_or_data(*, seed: int, full: bool):
     for level, hidden in {"linear": (), "shallow": (32,), "deep": (32, 32, 32)}.items():
         widths = (64, *hidden, 2)
         scores[level] = train_classifier(split, widths=widths, batch=8).test_accuracy[-1]
-    yield row("sense-term-hierarchy", {"levels": len(scores), **scores}, mlp, fit, note=RULE)
+    yield row(
+        "sense-term-hierarchy",
+        {"levels": len(scores), **scores},
+        mlp,
+        fit,
+        fitted=True,
+        note=RULE,
+    )
     yield figures.nested_terms(scores)
     yield row(
         "sense-rules-versus-learning",
@@ -52,6 +59,7 @@ def rules_or_data(*, seed: int, full: bool):
         },
         mlp,
         fit,
+        fitted=True,
         note=RULE,
     )
 
@@ -270,6 +278,7 @@ def size_and_data(*, seed: int, full: bool):
         },
         mlp,
         fit,
+        fitted=True,
         note="Means of three networks of 32 units after 48 passes: the ledger names no recipe, "
         "and this one was chosen to meet its curve. The tokens are a rule of thumb, not "
         "measured here.",

@@ -40,7 +40,7 @@ def slopes(fn, right: float, stated: float) -> Figure:
     for slope, style, name in ((right, "-", "tangent"), (stated, "--", "article")):
         axes.plot(near, fn(3.0) + slope * (near - 3), style, label=f"{name}, {slope:.3f}")
     axes.plot(3, fn(3.0), "ko", ms=4)
-    axes.set(xlabel="x", ylim=(-2.6, 2.6))
+    axes.set(xlabel="x", ylabel="value", ylim=(-2.6, 2.6))
     axes.legend(loc="upper right")
     return Figure(
         name="chain-slope",

@@ -53,7 +53,8 @@ def decision_regions(
         for outer, colour in ((False, "C1"), (True, "C0")):
             chosen = np.asarray(points)[np.asarray(labels) == outer]
             panel.scatter(*chosen.T, s=6, color=colour)
-        panel.set(title=f"{name}: {right:.0%} right", aspect="equal")
+        panel.set(title=f"{name}: {right:.0%} right", aspect="equal", xlabel="first input")
+    panels[0].set_ylabel("second input")
     canvas.colorbar(shown, ax=panels, label="probability of the outer ring", shrink=0.85)
     return Figure(
         name="decision-regions",

@@ -24,6 +24,7 @@ def turned_or_not(matrix: jax.Array, values: jax.Array, vectors: jax.Array) -> F
         panel.annotate("", (x, y), (0, 0), arrowprops=arrow)
         panel.text(1.1 * x, 1.1 * y, f"λ = {value:.0f}", color=colour)
     panel.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
+    panel.set(xlabel="first entry", ylabel="second entry")
     return Figure(
         name="turned-or-not",
         figure=canvas,
@@ -46,7 +47,7 @@ def uncentred(cloud: np.ndarray, raw: np.ndarray, first: np.ndarray) -> Figure:
         panel.annotate("", (start[0] + dx, start[1] + dy), start, arrowprops=arrow)
         panel.plot([], [], color=colour, label=f"first direction {name}")
     panel.plot(0, 0, "+", color="0.2", ms=9)
-    panel.set(aspect="equal", ylim=(-0.5, 7.5))
+    panel.set(aspect="equal", ylim=(-0.5, 7.5), xlabel="first feature", ylabel="second feature")
     panel.legend(loc="upper left", fontsize=9)
     return Figure(
         name="uncentred",

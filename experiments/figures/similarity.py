@@ -19,7 +19,7 @@ def cosines(samples: dict[int, jax.Array]) -> Figure:
             panel.plot(x, normal, color="0.3", linewidth=1, linestyle="--")
         panel.set(title=f"d = {d}: spread {sample.std():.3f}", xlabel="cosine", yticks=[])
         panel.spines["left"].set_visible(False)
-    panels[0].set_ylabel("share of pairs")
+    panels[0].set_ylabel("density of pairs")
     return Figure(
         name="random-cosines",
         figure=canvas,

@@ -10,14 +10,16 @@ from experiments.rows import Figure
 def stages(stages: dict[str, jax.Array]) -> Figure:
     """The unit circle after each factor, with two marked points."""
     canvas = Canvas(figsize=(9, 2.7))
-    for panel, (name, points) in zip(canvas.subplots(1, 4), stages.items(), strict=True):
+    panels = canvas.subplots(1, 4, sharey=True)
+    for panel, (name, points) in zip(panels, stages.items(), strict=True):
         x, y = np.asarray(points)[:, ::20]
         panel.plot(x, y)
         for at, colour in ((0, "C1"), (len(x) // 4, "C2")):
             panel.plot([0, x[at]], [0, y[at]], color=colour)
             panel.plot(x[at], y[at], "o", color=colour)
         panel.set(title=name, aspect="equal", xlim=(-7.3, 7.3), ylim=(-7.3, 7.3))
-        panel.set(xticks=(-5, 0, 5), yticks=(-5, 0, 5))
+        panel.set(xticks=(-5, 0, 5), yticks=(-5, 0, 5), xlabel="first entry")
+    panels[0].set_ylabel("second entry")
     return Figure(
         name="stages",
         figure=canvas,

@@ -54,7 +54,7 @@ def opposites(every: np.ndarray, pairs: dict[str, float]) -> Figure:
         panel.plot([cosine, cosine], [0, height], color="C1", lw=0.8)
         panel.text(cosine, height, name, fontsize=7, ha="center", va="bottom", color="C1")
     panel.axvline(float(np.median(every)), color="0.3", ls="--", lw=1)
-    panel.set(xlabel="cosine", yticks=[], xlim=(-0.5, 1.05))
+    panel.set(xlabel="cosine", ylabel="density of pairs", yticks=[], xlim=(-0.5, 1.05))
     return Figure(
         name="opposites",
         figure=canvas,
