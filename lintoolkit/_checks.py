@@ -147,6 +147,11 @@ def wide(dtype: jnp.dtype) -> jnp.dtype:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
+def row_numbers(ids: Any) -> Any:
+    """An array of ids in a dtype that holds any row's: in a narrow one a bound may wrap."""
+    return ids.astype(np.int32) if ids.dtype.itemsize < 4 else ids
+
+
 def _kind(value: object) -> str:
     # A traced array's own type is a name from inside JAX.
     if isinstance(value, jax.Array):

@@ -418,7 +418,9 @@ def _pagerank(
     d, p, tol, max_iters = everywhere(split, (d, p, tol.astype(dtype), max_iters))
     p /= jax.lax.stop_gradient(p.max())  # so that the sum does not overflow
     p /= p.sum()
-    edges = [jnp.clip(x, 0, n - 1).astype(jnp.int32) for x in (sources, targets)]
+    edges = [
+        jnp.clip(_checks.row_numbers(x), 0, n - 1).astype(jnp.int32) for x in (sources, targets)
+    ]
     graph = on_each(split, partial(_graph, n=n), edges, own=(False, True, True, True))
     x, iterations, ok = _stationary(split, graph, d, p, tol, max_iters)
     ok &= allowed
@@ -584,8 +586,7 @@ def _is_a_measure(p: Array | np.ndarray) -> Array | np.bool:
 
 
 def _are_nodes(ids: Array | np.ndarray, n: int) -> Array | np.bool:
-    if ids.dtype.itemsize < 4:  # n may not fit
-        ids = ids.astype(np.int32)
+    ids = _checks.row_numbers(ids)
     return ((ids >= 0) & (ids < n)).all()
 
 

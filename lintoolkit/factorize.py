@@ -643,5 +643,4 @@ def _ids(function: str, **ids: Array | int) -> tuple[Array, ...]:
                 f"{function}: {name} must be integers, numbers of rows from 0 up, got "
                 f"{jnp.result_type(value)}."
             )
-    wide = lambda x: x.astype(jnp.int32) if x.dtype.itemsize < 4 else x
-    return tuple(wide(jnp.asarray(x)) for x in ids.values())
+    return tuple(_checks.row_numbers(jnp.asarray(x)) for x in ids.values())

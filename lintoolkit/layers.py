@@ -400,7 +400,7 @@ def embed(
         raise ValueError(f"embed: embedding must be (v, d), got shape {table.shape}.")
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"embed: ids must be integers, got {ids.dtype}; they number rows.")
-    return jnp.take(table, ids, axis=0, mode="fill")
+    return jnp.take(table, _checks.row_numbers(ids), axis=0, mode="fill")
 
 
 @jit(static_argnames=("size",))

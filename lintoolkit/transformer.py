@@ -531,6 +531,7 @@ def generate(
     """
     _checks.random_key("generate", key)
     _check_tokens("generate", prompt, config)
+    prompt = _checks.row_numbers(prompt)  # what is written has their dtype
     _checks.positive("generate", steps=steps)
     t = prompt.shape[-1]
     if t + steps > config.context:

@@ -173,6 +173,9 @@ def test_embed_gives_nan_outside_the_table_and_counts_from_the_end():
     table = {"embedding": jnp.arange(6.0).reshape(3, 2)}
     assert np.isnan(layers.embed(table, jnp.array(3))).all()
     np.testing.assert_array_equal(layers.embed(table, jnp.array(-1)), [4, 5])
+    long = {"embedding": jnp.arange(300.0)[:, None]}
+    ids = jnp.array([5, -1, -128], jnp.int8)
+    np.testing.assert_array_equal(layers.embed(long, ids)[:, 0], [5, 299, 172])
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (6, 9, 2)])

@@ -137,9 +137,11 @@ def test_the_program_is_as_long_for_twelve_blocks_as_for_two():
 
 def test_tokens_outside_the_vocabulary_give_nan_under_jit():
     params = lively()
-    logits = jax.jit(partial(gpt, config=CONFIG))(params, jnp.array([[3, 5], [3, 29]]))
-    assert np.isfinite(logits[0]).all()
-    assert np.isnan(logits[1, 1]).all()
+    tokens = jnp.array([[3, 5], [3, 29], [3, -1], [3, -29]])
+    for dtype in ("int8", "int64"):
+        logits = jax.jit(partial(gpt, config=CONFIG))(params, tokens.astype(dtype))
+        assert np.isfinite(logits[0]).all()
+        assert np.isnan(logits[1:, 1]).all()
 
 
 def test_fresh_blocks_keep_the_size_of_vectors_in_a_deep_stack(rng):
@@ -262,6 +264,16 @@ def test_one_compilation_serves_every_prompt_of_a_bucket(monkeypatch):
     assert len(traced) == once > 0
     run(jnp.arange(17))
     assert len(traced) > once  # control: the next bucket
+
+
+def test_a_prompt_of_small_integers_may_be_followed_by_any_token():
+    config = CONFIG.replace(vocabulary=999)
+    params, prompt = lively(config=config), jnp.array([7, 3])
+    run = partial(generate, KEY, params, config=config, steps=20)
+    expected = run(prompt).tokens
+    assert max(expected) > 255
+    for dtype in ("int8", "uint8"):
+        np.testing.assert_array_equal(run(prompt.astype(dtype)).tokens, expected)
 
 
 def test_keys_decide_and_temperature_spreads():
