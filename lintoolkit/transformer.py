@@ -685,7 +685,7 @@ def load_gpt2(path: str | os.PathLike, *, heads: int | None = None) -> Pretraine
         TypeError: If tensors are not of one floating dtype.
         ValueError: If the file is corrupt or cut short, a tensor is missing, unknown or of
             another shape, nothing tells the heads, or the ``config.json`` describes a network
-            that GPT-2 is not. Nothing is returned then.
+            that GPT-2 is not or one of other sizes. Nothing is returned then.
 
     Cost:
         One read of the file.
@@ -726,6 +726,7 @@ def save_gpt2(
         config: The shape that ``params`` have; its heads go into the file's metadata.
 
     Raises:
+        TypeError: If parameters are not of one floating dtype of 16 bits or more.
         ValueError: If parameters are missing or have another shape.
 
     Cost:
@@ -746,6 +747,7 @@ def save_gpt2(
         section 2.3.
     """
     _check_params("save_gpt2", params, config)
+    _gpt2.check_dtypes("save_gpt2", params=params)
     described = {"format": "pt", "n_head": str(config.heads)}
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path

@@ -454,6 +454,43 @@ def test_heads_that_nothing_tells_or_that_do_not_divide_are_named(rng, tmp_path)
         load_gpt2(path, heads=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "said", "held"),
+    [
+        ("n_layer", 4, 3),
+        ("n_embd", 20, 10),
+        ("vocab_size", 30, 29),
+        ("n_positions", "41", 41),
+        ("n_inner", 30, 40),
+    ],
+)
+def test_sizes_other_than_config_json_says_are_named(rng, tmp_path, name, said, held):
+    saved(tmp_path / "model.safetensors", gpt2_tensors(rng))
+    for fits in (held, None):
+        (tmp_path / "config.json").write_text(json.dumps({name: fits}))
+        assert load_gpt2(tmp_path, heads=2).config == CONFIG
+    (tmp_path / "config.json").write_text(json.dumps({name: said}))
+    with pytest.raises(ValueError, match=f"load_gpt2: .*: {name} is {said!r} there and {held}"):
+        load_gpt2(tmp_path, heads=2)
+
+
+def test_nothing_is_saved_that_could_not_be_loaded(tmp_path):
+    params = lively()
+    mixed = params | {"norm": jax.tree.map(lambda x: x.astype("float32"), params["norm"])}
+    cast = lambda dtype: jax.tree.map(lambda x: x.astype(dtype), params)
+    for wrong, said in [
+        (mixed, "float32 and float64"),
+        (cast("int32"), "int32"),
+        (cast("float8_e4m3fn"), "float8_e4m3fn"),
+    ]:
+        with pytest.raises(TypeError, match=f"save_gpt2: params must .*, got {said}"):
+            save_gpt2(tmp_path, wrong, config=CONFIG)
+    assert not list(tmp_path.iterdir())
+    for dtype in ("float16", "float64"):
+        save_gpt2(tmp_path, cast(dtype), config=CONFIG)
+        jax.tree.map(np.testing.assert_array_equal, load_gpt2(tmp_path).params, cast(dtype))
+
+
 # beside the peer
 
 
