@@ -124,6 +124,15 @@ def positive(function: str, **arguments: int) -> None:
             )
 
 
+def number(function: str, **arguments: Any) -> None:
+    """Refuse what is not one real number, be it Python's, NumPy's or an array's."""
+    for name, value in arguments.items():
+        dtype = value.dtype if hasattr(value, "dtype") else np.result_type(type(value))
+        real = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
+        if not real or np.ndim(value):
+            raise ValueError(f"{function}: {name} must be one number, got {value!r:.60}.")
+
+
 def manager(function: str, **arguments: Any) -> None:
     """Refuse what is no orbax checkpoint manager, a directory's name above all."""
     for name, value in arguments.items():

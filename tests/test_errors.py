@@ -942,6 +942,18 @@ WRONG = {
         "ratings must be finite, got 1 that are not; leave missing",
     ),
     "als: l2": (lambda: als(whole(4), whole(4), a(4), l2=0.0), "l2 must be finite and above 0"),
+    "als: several l2": (
+        lambda: als(whole(4), whole(4), a(4), l2=a(2)),
+        "l2 must be one number, got .*1",
+    ),
+    "als: l2 as a word": (
+        lambda: als(whole(4), whole(4), a(4), l2="1"),
+        "l2 must be one number, got '1'",
+    ),
+    "implicit_als: several alphas": (
+        lambda: implicit_als(whole(4), whole(4), a(4), alpha=np.ones(2)),
+        "alpha must be one number, got array",
+    ),
     "implicit_als: NaN": (
         lambda: implicit_als(whole(4), whole(4), a(4) * jnp.nan),
         "amounts must be finite, got 4",
@@ -1288,6 +1300,11 @@ SETTLED = {
         lambda x: layers.conv2d(IMAGE, FILTER, strides=x[0], padding=x[1:]),
         [[2, 1], [1, 1], [0, 1]],
         ((2, 1), (1, 1), (0, 1)),
+    ),
+    "list of sizes": (
+        lambda shape: factorize.als(GET, whole(4), whole(4), a(4), shape=shape, rank=1),
+        [3, 2],
+        (3, 2),
     ),
     "list in a config": (
         lambda image: transformer.init_vit(GET, VISION.replace(image=image)),
