@@ -124,6 +124,16 @@ def positive(function: str, **arguments: int) -> None:
             )
 
 
+def heads(function: str, d_model: int, heads: int) -> None:
+    """Refuse heads that do not divide the width."""
+    positive(function, d_model=d_model, heads=heads)
+    if d_model % heads:
+        raise ValueError(
+            f"{function}: heads must divide the width, got {heads} heads for {d_model}; the "
+            f"width must be a multiple of heads."
+        )
+
+
 def number(function: str, **arguments: Any) -> None:
     """Refuse what is not one real number, be it Python's, NumPy's or an array's."""
     for name, value in arguments.items():

@@ -382,7 +382,8 @@ def pagerank(
         raise ValueError(
             "pagerank: personalization must be finite, not negative, and positive somewhere."
         )
-    if jnp.ndim(damping) != 0 or (_known(damping) and not 0 <= float(damping) < 1):
+    _checks.number("pagerank", damping=damping)
+    if _known(damping) and not 0 <= float(damping) < 1:
         raise ValueError(
             f"pagerank: damping must be one number, at least 0 and below 1, got {damping}."
         )
@@ -611,5 +612,6 @@ def _check_nodes(name: str, ids: Array | np.ndarray, n: int) -> None:
 
 def _check_loop(function: str, tol: float, max_iters: int) -> None:
     _checks.positive(function, max_iters=max_iters)
+    _checks.number(function, tol=tol)
     if not tol > 0:
         raise ValueError(f"{function}: tol must be positive, got {tol}.")

@@ -62,6 +62,7 @@ TREE = {"w": a(5, 3), "heads": a(2, 5, 7), "bias": a(3), "ids": whole(3, 3)}
 LOW = lora.LowRank(a(5, 2), a(2, 3))
 adapters = lambda rank=2, where="w", **o: lora.init(GET, TREE, rank, where=where, **o)
 lifted = lambda low: lora.lift(lambda p: p["w"])(TREE, low)
+as_asked = lambda call, make: call(make())
 not_finite = {"w": a(5, 3).at[1, 1].set(jnp.nan)}
 
 WRONG = {
@@ -499,6 +500,84 @@ WRONG = {
     "truncate_logits: integers": (
         lambda: transformer.truncate_logits(whole(3)),
         "logits must be floating",
+    ),
+    **{
+        f"{function}: {name}": (partial(as_asked, call, config), said)
+        for function, call in {
+            "init_gpt": lambda config: transformer.init_gpt(GET, config),
+            "shard_gpt": lambda config: transformer.shard_gpt(GPT, MESH, config=config),
+            "gpt": lambda config: transformer.gpt(GPT, whole(3), config=config),
+            "gpt_parts": lambda config: transformer.gpt_parts(config),
+            "generate": lambda config: generate(whole(3), config=config, steps=2),
+            "save_gpt2": lambda config: transformer.save_gpt2("never", GPT, config=config),
+        }.items()
+        for name, config, said in (  # made where types are not checked
+            ("no config", lambda: None, "config must be a GPTConfig, got NoneType"),
+            ("ViT's config", lambda: VISION, "config must be a GPTConfig, got ViTConfig"),
+            (
+                "heads",
+                lambda: SMALL.replace(heads=4),
+                "heads must divide the width, got 4 heads for 6",
+            ),
+            (
+                "half a head",
+                lambda: SMALL.replace(heads=0.5),
+                "heads must be a whole .* got 0.5",
+            ),
+        )
+    },
+    **{
+        f"{function}: {name}": (partial(as_asked, call, config), said)
+        for function, call in {
+            "init_vit": lambda config: transformer.init_vit(GET, config),
+            "vit": lambda config: transformer.vit({}, a(4, 6, 3), config=config),
+            "vit_flops": lambda config: transformer.vit_flops(config=config),
+        }.items()
+        for name, config, said in (  # made where types are not checked
+            ("no config", lambda: None, "config must be a ViTConfig, got NoneType"),
+            (
+                "flat image",
+                lambda: VISION.replace(image=(4, 6)),
+                r"image must be \(h, w, c\), got \(4",
+            ),
+            (
+                "side of an image",
+                lambda: VISION.replace(image=4),
+                r"image must be \(h, w, c\), got 4",
+            ),
+            (
+                "heads",
+                lambda: VISION.replace(heads=4),
+                "heads must divide the width, got 4 heads for 6",
+            ),
+        )
+    },
+    "init_block: heads": (
+        lambda: transformer.init_block(GET, 6, 4),
+        "heads must divide the width, got 4 heads for 6",
+    ),
+    "generate: no temperature": (
+        lambda: generate(whole(3), steps=2, temperature=None),
+        "temperature must be one number, got None",
+    ),
+    **{
+        f"load_gpt2: heads {heads!r}": (
+            lambda heads=heads: transformer.load_gpt2("never", heads=heads),
+            f"heads must be a whole number of at least 1, got {heads!r}",
+        )
+        for heads in (2.0, "2", 0)
+    },
+    "pagerank: damping as a word": (
+        lambda: rank(whole(2), whole(2), damping="a"),
+        "damping must be one number, got 'a'",
+    ),
+    "pagerank: tol as a word": (
+        lambda: rank(whole(2), whole(2), tol="x"),
+        "tol must be one number, got 'x'",
+    ),
+    "pagerank: several tol": (
+        lambda: rank(whole(2), whole(2), tol=a(2)),
+        "tol must be one number, got Array",
     ),
     "save_gpt2: other parameters": (
         lambda: transformer.save_gpt2("never", GPT, config=SMALL.replace(blocks=3)),
