@@ -1335,7 +1335,41 @@ WRONG = {
     "save: number": (lambda: checkpoint.save(None, 1, 0.1), "the leaf at the root must be"),
     "shard_gpt: axis": (lambda: shard(axis="heads"), r"one of the mesh's, \('model',\)"),
     "shard_gpt: params": (lambda: shard({}), "params"),
-    "member: limit": (lambda: launch.member(limit=0), "limit must be above 0"),
+    **{
+        f"member: limit {limit!r}": (lambda limit=limit: launch.member(limit=limit), said)
+        for limit, said in {
+            0: "limit must be above 0 seconds and below 9223372036, got 0",
+            np.inf: "above 0 seconds and below 9223372036, got inf",
+            1e10: "above 0 seconds and below 9223372036, got 10000000000.0",
+            "60": "limit must be one number, got '60'",
+        }.items()
+    },
+    "supervise: nothing": (
+        lambda: launch.supervise([], processes=1),
+        "command must name a program",
+    ),
+    **{
+        f"supervise: {name} {value!r}": (
+            lambda option=(name, value): launch.supervise(
+                ["true"], processes=1, **dict([option])
+            ),
+            f"{name} must be {said}, got {value!r}",
+        )
+        for name, value, said in (
+            ("restarts", -1, "a whole number of at least 0"),
+            ("restarts", 1.5, "a whole number of at least 0"),
+            ("first", "0", "a whole number of at least 0"),
+            ("grace", "1", "one number"),
+            ("grace", -1.0, "at least 0 seconds"),
+            ("address", "localhost", "HOST:PORT, .*"),
+            ("address", "localhost:x", "HOST:PORT, .*"),
+            ("address", "localhost:70000", "HOST:PORT, .*"),
+        )
+    },
+    "supervise: elsewhere": (
+        lambda: launch.supervise(["true"], processes=1, address="192.0.2.1:0"),
+        "address must be this machine's for port 0, got host '192.0.2.1'",
+    ),
     "supervise: none": (lambda: launch.supervise(["true"], processes=0), "must be a whole"),
     "supervise: others": (
         lambda: launch.supervise(["true"], processes=2, first=2, here=1),
