@@ -10,7 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import jax
@@ -135,9 +135,10 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
         tree: Any pytree of arrays, random keys too; over processes, of global arrays.
 
     Raises:
-        TypeError: If a leaf is not an array, or ``manager`` no manager.
-        ValueError: If the step is negative, or two leaves would be written under one name, as
-            those of "a.b" and of "b" in "a".
+        TypeError: If a leaf is not an array or of a dtype that orbax cannot write, such as
+            uint4, or ``manager`` no manager.
+        ValueError: If the step is negative, there is nothing in a leaf, or two would be written
+            under one name, as those of "a.b" and of "b" in "a".
         OSError: If this step or the one before cannot be written; it names the directory, whose
             older steps are as they were. Orbax's threads then hold up the process's exit for
             minutes; `lintoolkit.launch.member` does not wait for them.
@@ -164,7 +165,7 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
 
     if not isinstance(step, int | np.integer) or step < 0:
         raise ValueError(f"save: step must be a whole number of at least 0, got {step!r}.")
-    _leaves("save", tree)
+    _check_kept(_leaves("save", tree))
     _check_names(tree)
     _checks.manager("save", manager=manager)
     leaves = digest(tree)
@@ -304,6 +305,7 @@ def restore(
         except Exception as error:  # whatever orbax and its file formats raise
             reason = _said(error)
         if not _everywhere(not reason):
+            _check_containers(manager, step, wanted)
             skipped[step] = reason or "another process could not read it"
             continue
         found = digest(tree)
@@ -354,6 +356,26 @@ def _read(manager: Any, step: int, wanted: PyTree) -> PyTree:
         return reader.restore(place, args=args)["tree"]
 
 
+def _check_kept(leaves: dict[str, Array]) -> None:
+    import tensorstore  # with which orbax writes
+
+    for path, leaf in leaves.items():
+        if leaf.size == 0:
+            raise ValueError(
+                f"save: the leaf at {path or 'the root'} has shape {leaf.shape}, so there is "
+                "nothing in it to write; leave it out."
+            )
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            continue  # orbax writes the numbers it is made of
+        try:
+            tensorstore.dtype(str(leaf.dtype))
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"save: the leaf at {path or 'the root'} must be of a dtype that orbax writes, "
+                f"got {leaf.dtype}; convert it first."
+            ) from None
+
+
 def _check_names(tree: PyTree) -> None:
     # Orbax joins a path with dots, and of two leaves of one name keeps one.
     named: dict[str, str] = {}
@@ -390,6 +412,31 @@ def _check_layout(step: int, stored: dict[str, list], wanted: PyTree) -> None:
                 f"restore: step {step} holds {has} at {path or 'the root'}, not {wants}; "
                 "nothing is cast: pass arrays as they were saved, and convert what comes."
             )
+
+
+def _check_containers(manager: Any, step: int, wanted: PyTree) -> None:
+    # Dicts with numbers for keys have the paths of lists, but are other trees to orbax.
+    held: dict[str, type] = {}
+    with suppress(Exception):  # of a damaged step: why is known
+        held = _containers(manager.item_metadata(step)["state"].tree["tree"])
+    known = {jax.tree_util.DictKey: "a dict", jax.tree_util.SequenceKey: "a list or tuple"}
+    for place, kind in _containers(wanted).items():
+        has, wants = known.get(held.get(place, kind)), known.get(kind)
+        if has and wants and has != wants:
+            raise ValueError(
+                f"restore: step {step} holds {has} at {place or 'the root'}, not {wants}; pass "
+                "the structure that was saved."
+            )
+
+
+def _containers(tree: PyTree) -> dict[str, type]:
+    """The kind of key by which each container of a tree is entered, by the way to it."""
+    paths, _ = jax.tree.flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path[:i], simple=True, separator="."): type(key)
+        for path, _ in paths
+        for i, key in enumerate(path)
+    }
 
 
 def _leaves(function: str, tree: PyTree) -> dict[str, Array]:

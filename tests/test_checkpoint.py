@@ -156,6 +156,20 @@ def test_nothing_is_cast_or_reshaped(rng, manager):
             restore(manager, other)
 
 
+def test_other_containers_are_no_damage(rng, manager):
+    x, y = draw(rng, 3), draw(rng, 2)
+    listed, numbered = {"a": [x, [y]]}, {"a": {0: x, 1: [y]}}
+    for saved, other, said in [
+        (listed, numbered, "a list or tuple at a, not a dict"),
+        (numbered, listed, "a dict at a, not a list or tuple"),
+    ]:
+        save(manager, 3, saved)
+        finish(manager)
+        with pytest.raises(ValueError, match=f"restore: step 3 holds {said}; pass"):
+            restore(manager, other)
+        assert_bits_equal(restore(manager, saved).tree, saved)
+
+
 def test_arrays_of_numpy_say_what_is_wanted(rng, manager):
     saved = {"kernel": draw(rng, 5, 3), "a.b": draw(rng, 2), "a": {"c": draw(rng, 2)}}
     save(manager, 3, saved)

@@ -1333,6 +1333,14 @@ WRONG = {
         r"leaves at \['a'\]\['b'\] and \['a.b'\] would both be written as 'a.b'; rename",
     ),
     "save: number": (lambda: checkpoint.save(None, 1, 0.1), "the leaf at the root must be"),
+    "save: nothing in it": (
+        lambda: checkpoint.save(None, 1, {"w": a(3), "e": a(0, 3)}),
+        r"the leaf at \['e'\] has shape \(0, 3\), so there is nothing",
+    ),
+    "save: four bits": (
+        lambda: checkpoint.save(None, 1, [a(3), a(2).astype("uint4")]),
+        r"the leaf at \[1\] must be of a dtype that orbax writes, got uint4",
+    ),
     "shard_gpt: axis": (lambda: shard(axis="heads"), r"one of the mesh's, \('model',\)"),
     "shard_gpt: params": (lambda: shard({}), "params"),
     **{
