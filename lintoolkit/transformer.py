@@ -521,7 +521,8 @@ def generate(
             an option is out of its range, or parameters are missing or have another shape.
 
     Cost:
-        `gpt_flops` of the padded prompt, and about two FLOP a parameter a token.
+        `gpt_flops` of the padded prompt, but for the scores, which only its last token needs;
+        and about two FLOP a parameter a token.
 
     Examples:
         >>> config = GPTConfig(vocabulary=11, context=8, blocks=2, heads=2, width=6)
