@@ -260,7 +260,8 @@ def init_gpt(
         Parameters under "tokens", "positions", "blocks" and "norm".
 
     Raises:
-        TypeError: If ``key`` is not one key, or ``dtype`` is not floating.
+        TypeError: If ``key`` is not one key, ``config`` not a `GPTConfig`, or ``dtype`` not
+            floating.
         ValueError: If heads do not divide the width, or a size is below 1.
 
     Cost:
@@ -319,6 +320,7 @@ def shard_gpt(
         The same parameters, in their new places.
 
     Raises:
+        TypeError: If ``config`` is not a `GPTConfig`.
         ValueError: If the mesh has no such axis, its size does not divide the heads, or
             parameters are missing or have another shape.
 
@@ -386,7 +388,7 @@ def gpt(
         The scores before the softmax, in the dtype of the parameters.
 
     Raises:
-        TypeError: If the tokens are not integers.
+        TypeError: If the tokens are not integers, or ``config`` is not a `GPTConfig`.
         ValueError: If a token is not in the vocabulary, there are more than ``context``, or
             parameters are missing or have another shape.
 
@@ -449,6 +451,7 @@ def gpt_parts(config: GPTConfig, *, n: int = 1, t: int | None = None) -> dict[st
         Parameters and FLOP of "tokens", "positions", "attention", "mlp", "norms" and "head".
 
     Raises:
+        TypeError: If ``config`` is not a `GPTConfig`.
         ValueError: If ``n`` or ``t`` is below 1.
 
     Cost:
@@ -516,7 +519,8 @@ def generate(
         (before temperature and truncation), in the dtype of the parameters.
 
     Raises:
-        TypeError: If ``key`` is not one key, or the tokens are not integers.
+        TypeError: If ``key`` is not one key, the tokens are not integers, or ``config`` is not
+            a `GPTConfig`.
         ValueError: If a token is not in the vocabulary, prompt and steps exceed the context,
             an option is out of its range, or parameters are missing or have another shape.
 
@@ -691,8 +695,9 @@ def load_gpt2(path: str | os.PathLike, *, heads: int | None = None) -> Pretraine
         FileNotFoundError: If there is no such file.
         TypeError: If tensors are not of one floating dtype.
         ValueError: If the file is corrupt or cut short, a tensor is missing, unknown or of
-            another shape, nothing tells the heads, or the ``config.json`` describes a network
-            that GPT-2 is not or one of other sizes. Nothing is returned then.
+            another shape, ``heads`` is no whole number from 1 up or nothing tells them, or the
+            ``config.json`` describes a network that GPT-2 is not or one of other sizes. Nothing
+            is returned then.
 
     Cost:
         One read of the file.
@@ -736,7 +741,7 @@ def save_gpt2(
 
     Raises:
         TypeError: If parameters are not of one floating dtype of 16 bits or more, or ``config``
-            is none of a GPT.
+            is not a `GPTConfig`.
         ValueError: If parameters are missing or have another shape.
 
     Cost:
@@ -785,8 +790,10 @@ def init_vit(
         Parameters under "patches", "positions", "blocks", "norm" and "head".
 
     Raises:
-        TypeError: If ``key`` is not one key, or ``dtype`` is not floating.
-        ValueError: If heads do not divide the width, patches the image, or a size is below 1.
+        TypeError: If ``key`` is not one key, ``config`` not a `ViTConfig`, or ``dtype`` not
+            floating.
+        ValueError: If heads do not divide the width, patches the image, a size is below 1, or
+            the image's are not three.
 
     Cost:
         One draw a number of the table and kernels; no products.
@@ -840,7 +847,7 @@ def vit(
         The scores before the softmax, in the dtype of ``image``.
 
     Raises:
-        TypeError: If the image is not floating.
+        TypeError: If the image is not floating, or ``config`` is not a `ViTConfig`.
         ValueError: If the image or parameters have another shape than ``config`` says.
 
     Cost:
