@@ -16,6 +16,9 @@ from lintoolkit.layers import dense, embed, layer_norm, mlp
 
 def read(params: Mapping[str, PyTree], tokens: Array, positions: Array) -> Array:
     """The vectors of tokens at these positions."""
+    tokens = _checks.row_numbers(tokens)
+    vocabulary = len(params["tokens"]["embedding"])
+    tokens = jnp.where(tokens < 0, vocabulary, tokens)  # else -1 would be the last
     return embed(params["tokens"], tokens) + embed(params["positions"], positions)
 
 

@@ -124,6 +124,25 @@ def positive(function: str, **arguments: int) -> None:
             )
 
 
+def heads(function: str, d_model: int, heads: int) -> None:
+    """Refuse heads that do not divide the width."""
+    positive(function, d_model=d_model, heads=heads)
+    if d_model % heads:
+        raise ValueError(
+            f"{function}: heads must divide the width, got {heads} heads for {d_model}; the "
+            f"width must be a multiple of heads."
+        )
+
+
+def number(function: str, **arguments: Any) -> None:
+    """Refuse what is not one real number, be it Python's, NumPy's or an array's."""
+    for name, value in arguments.items():
+        dtype = value.dtype if hasattr(value, "dtype") else np.result_type(type(value))
+        real = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
+        if not real or np.ndim(value):
+            raise ValueError(f"{function}: {name} must be one number, got {value!r:.60}.")
+
+
 def manager(function: str, **arguments: Any) -> None:
     """Refuse what is no orbax checkpoint manager, a directory's name above all."""
     for name, value in arguments.items():
@@ -145,6 +164,11 @@ def devices(x: jax.Array) -> int:
 def wide(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype to accumulate in: float32 for half precision, else the same."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def row_numbers(ids: Any) -> Any:
+    """An array of ids in a dtype that holds any row's: in a narrow one a bound may wrap."""
+    return ids.astype(np.int32) if ids.dtype.itemsize < 4 else ids
 
 
 def _kind(value: object) -> str:

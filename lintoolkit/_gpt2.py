@@ -18,6 +18,7 @@ from lintoolkit._files import read_json, read_tensors
 
 EPSILON = 1e-5  # in every norm
 PREFIX = "transformer."
+DTYPES = "float16", "bfloat16", "float32", "float64"
 # Once, and in every block; several places stand side by side in one tensor.
 OUTSIDE: dict[str, tuple] = {
     "wte.weight": ("tokens", "embedding"),
@@ -54,7 +55,6 @@ def read(path: Path, heads: int | None) -> tuple[dict[str, np.ndarray], dict[str
     """The tensors without their prefix, and the sizes that they and what stands beside tell."""
     described = _description(path.with_name("config.json"))
     every, metadata = read_tensors("load_gpt2", path)
-    described |= metadata
     tensors = {
         name.removeprefix(PREFIX): tensor
         for name, tensor in every.items()
@@ -62,9 +62,9 @@ def read(path: Path, heads: int | None) -> tuple[dict[str, np.ndarray], dict[str
     }
     if len({name.removeprefix(PREFIX) for name in every}) < len(every):
         raise ValueError(f"load_gpt2: {path} has tensors both with and without {PREFIX!r}.")
-    told = str(described.get("n_head", ""))
+    told = str((described | metadata).get("n_head", ""))
     told_heads = int(told) if re.fullmatch("[0-9]{1,6}", told) else 0
-    return tensors, _sizes(path, tensors, heads or told_heads)
+    return tensors, _sizes(path, tensors, heads or told_heads, described)
 
 
 def params_of(path: Path, tensors: Mapping[str, np.ndarray], shapes: PyTree) -> PyTree:
@@ -85,9 +85,7 @@ def params_of(path: Path, tensors: Mapping[str, np.ndarray], shapes: PyTree) -> 
             f"load_gpt2: {path} has an lm_head.weight other than wte.weight; GPT-2 reads and "
             "writes with one table."
         )
-    dtypes = list({x.dtype for x in tensors.values()})
-    if len(dtypes) > 1 or not jnp.issubdtype(dtypes[0], jnp.floating):
-        raise TypeError(f"load_gpt2: tensors must be of one floating dtype, got {dtypes}.")
+    check_dtypes("load_gpt2", tensors=tensors)
     leaves = {where: tensors[name] for name, where in OUTSIDE.items()}
     for name, places in INSIDE.items():
         stack = np.stack([tensors[f"h.{i}.{name}"] for i in range(_blocks(shapes))])
@@ -97,6 +95,17 @@ def params_of(path: Path, tensors: Mapping[str, np.ndarray], shapes: PyTree) -> 
     return jax.tree.map_with_path(
         lambda path, _: jnp.asarray(leaves[tuple(map(step, path))]), shapes
     )
+
+
+def check_dtypes(function: str, **arguments: PyTree) -> None:
+    """Refuse arrays of several dtypes, or of one that the files do not hold."""
+    for name, tree in arguments.items():
+        dtypes = sorted({str(x.dtype) for x in jax.tree.leaves(tree)})
+        if len(dtypes) > 1 or dtypes[0] not in DTYPES:
+            raise TypeError(
+                f"{function}: {name} must be of one floating dtype out of "
+                f"{', '.join(DTYPES)}, got {' and '.join(dtypes)}."
+            )
 
 
 def tensors_of(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -124,7 +133,9 @@ def _description(path: Path) -> dict[str, Any]:
     return described
 
 
-def _sizes(path: Path, tensors: Mapping[str, np.ndarray], heads: int) -> dict[str, int]:
+def _sizes(
+    path: Path, tensors: Mapping[str, np.ndarray], heads: int, described: Mapping[str, Any]
+) -> dict[str, int]:
     """The fields of a `GPTConfig`; whether all tensors agree with them is checked after."""
     for name in ("wte.weight", "wpe.weight"):
         if name not in tensors or tensors[name].ndim != 2:
@@ -134,6 +145,18 @@ def _sizes(path: Path, tensors: Mapping[str, np.ndarray], heads: int) -> dict[st
     (vocabulary, width), context = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
     # As many as there are, not as the highest says: a name is not to ask for memory.
     blocks = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
+    for name, found in {
+        "n_layer": blocks,
+        "n_embd": width,
+        "vocab_size": vocabulary,
+        "n_positions": context,
+        "n_inner": 4 * width,
+    }.items():
+        if described.get(name) not in (None, found):
+            raise ValueError(
+                f"load_gpt2: {path} is not the file that its config.json describes: {name} is "
+                f"{described[name]!r:.60} there and {found} here; fetch both again."
+            )
     if heads < 1 or width % heads:
         raise ValueError(
             f"load_gpt2: heads must divide the width, {width}, got {heads or 'none'}; where "

@@ -373,7 +373,7 @@ def init_multi_head(
         Vaswani et al., Attention Is All You Need (2017), section 3.2.2, arXiv:1706.03762.
     """
     _checks.random_key("init_multi_head", key)
-    _check_heads("init_multi_head", d_model, heads)
+    _checks.heads("init_multi_head", d_model, heads)
     kv_heads = heads if kv_heads is None else kv_heads
     _checks.positive("init_multi_head", kv_heads=kv_heads)
     if heads % kv_heads:
@@ -438,9 +438,9 @@ def multi_head_attention(
     _checks.floats("multi_head_attention", x=x)
     if x.ndim < 2:
         raise ValueError(f"multi_head_attention: x must be (..., t, d_model), got {x.shape}.")
-    _check_heads("multi_head_attention", x.shape[-1], heads)
+    _checks.heads("multi_head_attention", x.shape[-1], heads)
     q, k, v = (dense(params[name], x) for name in ("query", "key", "value"))
-    _check_heads("multi_head_attention", q.shape[-1], heads)
+    _checks.heads("multi_head_attention", q.shape[-1], heads)
     q = q.reshape(*q.shape[:-1], heads, -1)
     if k.shape[-1] % q.shape[-1]:
         raise ValueError(
@@ -448,7 +448,7 @@ def multi_head_attention(
             f"wide as the queries', {q.shape[-1]}; see kv_heads of init_multi_head."
         )
     kv_heads = k.shape[-1] // q.shape[-1]
-    _check_heads("multi_head_attention", v.shape[-1], kv_heads)
+    _checks.heads("multi_head_attention", v.shape[-1], kv_heads)
     k, v = (y.reshape(*y.shape[:-1], kv_heads, -1) for y in (k, v))
     if rope_base is not None:
         q, k = rope(q, base=rope_base), rope(k, base=rope_base)
@@ -666,13 +666,4 @@ def _check_known_lengths(function: str, lengths: np.ndarray, s: int) -> None:
         raise ValueError(
             f"{function}: lengths must be from 0 to the {s} keys, got {lengths.min()} to "
             f"{lengths.max()}."
-        )
-
-
-def _check_heads(function: str, d_model: int, heads: int) -> None:
-    _checks.positive(function, d_model=d_model, heads=heads)
-    if d_model % heads:
-        raise ValueError(
-            f"{function}: heads must divide the width, got {heads} heads for {d_model}; the "
-            f"width must be a multiple of heads."
         )

@@ -10,7 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import jax
@@ -28,8 +28,7 @@ __all__ = [
 ]  # fmt: skip
 __dir__ = lambda: __all__
 
-# Odd and without pattern, of hash functions that are well tested.
-MIX = 0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35
+VERSION = 2  # of the fingerprints in a step's digest
 
 
 class Restored(NamedTuple):
@@ -45,11 +44,12 @@ class Restored(NamedTuple):
 def fingerprint(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
     r"""Sum up an array's bits into one number that does not depend on where they lie.
 
-    $f = \sum_i w_i b_i \bmod 2^{32}$ over the array's 32-bit words $b_i$ (or shorter elements),
-    with odd weights $w_i$ made from the position. Whole-number sums have no rounding, so the
-    order of the terms does not matter: one device, any sharding and any number of processes
-    give the same number. A change of any one bit changes it, and of other changes all but
-    about one in $2^{32}$.
+    $f = \sum_i h(b_i \oplus h(i + 1)) \bmod 2^{32}$ over the array's 32-bit words $b_i$ (or
+    shorter elements), with $h$ the finaliser of MurmurHash3. Whole-number sums have no
+    rounding, so the order of the terms does not matter: one device, any sharding and any number
+    of processes give the same number. As $h$ is one to one, a change of any one word changes
+    it; and as $h$ has no pattern, so do all but about one in $2^{32}$ of other changes, such as
+    signs that flip or numbers that change places. It is no protection from who means to forge.
 
     Args:
         x: Any dtype, random keys too; may be sharded.
@@ -61,16 +61,16 @@ def fingerprint(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
         TypeError: If ``x`` is not an array.
 
     Cost:
-        About 10 whole-number operations a word, and between devices one sum.
+        About 20 whole-number operations a word, and between devices one sum.
 
     Examples:
         >>> x = jnp.array([1.0, 2.0, 3.0], jnp.float32)
         >>> print(fingerprint(x), fingerprint(-x) == fingerprint(x))
-        3477078016 False
+        3023071618 False
 
     References:
-        Carter and Wegman, Universal Classes of Hash Functions (1979), Journal of Computer and
-        System Sciences 18(2), section 1.
+        Bellare and Micciancio, A New Paradigm for Collision-Free Hashing (1997), Eurocrypt:
+        AdHASH, a sum of hashes of place and value.
     """
     if not isinstance(x, jax.Array):
         raise TypeError(
@@ -86,11 +86,7 @@ def fingerprint(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
         place = place * np.uint32(size % 2**32) + lax.broadcasted_iota(
             jnp.uint32, words.shape, axis
         )
-    first, second, third = map(np.uint32, MIX)
-    mixed = (place + np.uint32(1)) * first
-    mixed = (mixed ^ (mixed >> np.uint32(15))) * second
-    mixed = (mixed ^ (mixed >> np.uint32(13))) * third
-    return jnp.sum(words * (mixed | np.uint32(1)), dtype=jnp.uint32)
+    return jnp.sum(_scramble(words ^ _scramble(place + np.uint32(1))), dtype=jnp.uint32)
 
 
 def digest(tree: PyTree) -> dict[str, list]:
@@ -113,11 +109,11 @@ def digest(tree: PyTree) -> dict[str, list]:
 
     Examples:
         >>> digest({"w": jnp.zeros((2, 3), jnp.float32)})
-        {"['w']": [[2, 3], 'float32', 0]}
+        {"['w']": [[2, 3], 'float32', 333329391]}
 
     References:
-        Carter and Wegman, Universal Classes of Hash Functions (1979), Journal of Computer and
-        System Sciences 18(2), section 1.
+        Bellare and Micciancio, A New Paradigm for Collision-Free Hashing (1997), Eurocrypt:
+        AdHASH, a sum of hashes of place and value.
     """
     leaves = _leaves("digest", tree)
     # One at a time: sums between devices that overlap can wait for each other for good.
@@ -139,9 +135,10 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
         tree: Any pytree of arrays, random keys too; over processes, of global arrays.
 
     Raises:
-        TypeError: If a leaf is not an array, or ``manager`` no manager.
-        ValueError: If the step is negative, or two leaves would be written under one name, as
-            those of "a.b" and of "b" in "a".
+        TypeError: If a leaf is not an array or of a dtype that orbax cannot write, such as
+            uint4, or ``manager`` no manager.
+        ValueError: If the step is negative, there is nothing in a leaf, or two would be written
+            under one name, as those of "a.b" and of "b" in "a".
         OSError: If this step or the one before cannot be written; it names the directory, whose
             older steps are as they were. Orbax's threads then hold up the process's exit for
             minutes; `lintoolkit.launch.member` does not wait for them.
@@ -168,7 +165,7 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
 
     if not isinstance(step, int | np.integer) or step < 0:
         raise ValueError(f"save: step must be a whole number of at least 0, got {step!r}.")
-    _leaves("save", tree)
+    _check_kept(_leaves("save", tree))
     _check_names(tree)
     _checks.manager("save", manager=manager)
     leaves = digest(tree)
@@ -180,7 +177,9 @@ def save(manager: "orbax.checkpoint.CheckpointManager", step: int, tree: PyTree)
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave({"tree": tree}),  # not an array alone
-                digest=ocp.args.JsonSave({"leaves": leaves, "sum": _sum(leaves)}),
+                digest=ocp.args.JsonSave(
+                    {"version": VERSION, "leaves": leaves, "sum": _sum(leaves, VERSION)}
+                ),
             ),
             force=True,
         )
@@ -256,7 +255,8 @@ def restore(
     Raises:
         FileNotFoundError: If the manager has no step.
         TypeError: If ``manager`` is no manager, or a leaf of ``like`` has no shape and dtype.
-        ValueError: If no step is good, or a good one has other paths, dtypes or shapes.
+        ValueError: If no step is good, or a good one has other paths, dtypes or shapes, or
+            fingerprints of another version of lintoolkit.
 
     Cost:
         Reading one state, and that of `digest`; as often as steps are tried.
@@ -285,12 +285,18 @@ def restore(
     for step in sorted(manager.all_steps(), reverse=True):
         tree, reason = None, ""
         try:
-            stored = _stored(manager, step)
+            version, stored = _stored(manager, step)
         except Exception as error:
             reason = _said(error)
         if not _everywhere(not reason):
             skipped[step] = reason or "another process could not read it"
             continue
+        if version != VERSION:
+            raise ValueError(
+                f"restore: step {step} in {manager.directory} was saved with fingerprints of "
+                f"version {version}, and this lintoolkit compares those of {VERSION}; restore "
+                "it with the lintoolkit that saved it, and save what comes anew."
+            )
         wanted = like(stored) if callable(like) else like
         _check_templates(wanted)
         _check_layout(step, stored, wanted)
@@ -299,6 +305,7 @@ def restore(
         except Exception as error:  # whatever orbax and its file formats raise
             reason = _said(error)
         if not _everywhere(not reason):
+            _check_containers(manager, step, wanted)
             skipped[step] = reason or "another process could not read it"
             continue
         found = digest(tree)
@@ -316,14 +323,15 @@ def restore(
     )
 
 
-def _stored(manager: Any, step: int) -> dict[str, list]:
+def _stored(manager: Any, step: int) -> tuple[int, dict[str, list]]:
     import orbax.checkpoint as ocp
 
-    stored = manager.restore(step, args=ocp.args.Composite(digest=ocp.args.JsonRestore()))
-    leaves = stored["digest"]["leaves"]
-    if _sum(leaves) != stored["digest"]["sum"]:
+    read = manager.restore(step, args=ocp.args.Composite(digest=ocp.args.JsonRestore()))
+    stored = read["digest"]
+    version, leaves = stored.get("version", 1), stored["leaves"]  # the first did not say
+    if _sum(leaves, version) != stored["sum"]:
         raise ValueError("the digest itself is damaged")
-    return leaves
+    return version, leaves
 
 
 def _read(manager: Any, step: int, wanted: PyTree) -> PyTree:
@@ -346,6 +354,26 @@ def _read(manager: Any, step: int, wanted: PyTree) -> PyTree:
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
         return reader.restore(place, args=args)["tree"]
+
+
+def _check_kept(leaves: dict[str, Array]) -> None:
+    import tensorstore  # with which orbax writes
+
+    for path, leaf in leaves.items():
+        if leaf.size == 0:
+            raise ValueError(
+                f"save: the leaf at {path or 'the root'} has shape {leaf.shape}, so there is "
+                "nothing in it to write; leave it out."
+            )
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            continue  # orbax writes the numbers it is made of
+        try:
+            tensorstore.dtype(str(leaf.dtype))
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"save: the leaf at {path or 'the root'} must be of a dtype that orbax writes, "
+                f"got {leaf.dtype}; convert it first."
+            ) from None
 
 
 def _check_names(tree: PyTree) -> None:
@@ -386,6 +414,31 @@ def _check_layout(step: int, stored: dict[str, list], wanted: PyTree) -> None:
             )
 
 
+def _check_containers(manager: Any, step: int, wanted: PyTree) -> None:
+    # Dicts with numbers for keys have the paths of lists, but are other trees to orbax.
+    held: dict[str, type] = {}
+    with suppress(Exception):  # of a damaged step: why is known
+        held = _containers(manager.item_metadata(step)["state"].tree["tree"])
+    known = {jax.tree_util.DictKey: "a dict", jax.tree_util.SequenceKey: "a list or tuple"}
+    for place, kind in _containers(wanted).items():
+        has, wants = known.get(held.get(place, kind)), known.get(kind)
+        if has and wants and has != wants:
+            raise ValueError(
+                f"restore: step {step} holds {has} at {place or 'the root'}, not {wants}; pass "
+                "the structure that was saved."
+            )
+
+
+def _containers(tree: PyTree) -> dict[str, type]:
+    """The kind of key by which each container of a tree is entered, by the way to it."""
+    paths, _ = jax.tree.flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path[:i], simple=True, separator="."): type(key)
+        for path, _ in paths
+        for i, key in enumerate(path)
+    }
+
+
 def _leaves(function: str, tree: PyTree) -> dict[str, Array]:
     paths, _ = jax.tree.flatten_with_path(tree)
     for path, leaf in paths:
@@ -410,8 +463,16 @@ def _words(x: Array) -> Array:
     return lax.bitcast_convert_type(x, f"uint{min(bits, 32)}").astype(jnp.uint32)
 
 
-def _sum(leaves: dict[str, list]) -> int:
-    return zlib.crc32(json.dumps(leaves, sort_keys=True).encode())
+def _scramble(x: Array) -> Array:
+    # MurmurHash3's finaliser: each step can be undone, and every bit reaches all the others.
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+    return x ^ (x >> np.uint32(16))
+
+
+def _sum(leaves: dict[str, list], version: int) -> int:
+    what = leaves if version == 1 else [version, leaves]
+    return zlib.crc32(json.dumps(what, sort_keys=True).encode())
 
 
 def _said(error: Exception) -> str:

@@ -387,7 +387,8 @@ def pagerank(
         raise ValueError(
             "pagerank: personalization must be finite, not negative, and positive somewhere."
         )
-    if jnp.ndim(damping) != 0 or (_known(damping) and not 0 <= float(damping) < 1):
+    _checks.number("pagerank", damping=damping)
+    if _known(damping) and not 0 <= float(damping) < 1:
         raise ValueError(
             f"pagerank: damping must be one number, at least 0 and below 1, got {damping}."
         )
@@ -423,7 +424,9 @@ def _pagerank(
     d, p, tol, max_iters = everywhere(split, (d, p, tol.astype(dtype), max_iters))
     p /= jax.lax.stop_gradient(p.max())  # so that the sum does not overflow
     p /= p.sum()
-    edges = [jnp.clip(x, 0, n - 1).astype(jnp.int32) for x in (sources, targets)]
+    edges = [
+        jnp.clip(_checks.row_numbers(x), 0, n - 1).astype(jnp.int32) for x in (sources, targets)
+    ]
     graph = on_each(split, partial(_graph, n=n), edges, own=(False, True, True, True))
     x, iterations, ok = _stationary(split, graph, d, p, tol, max_iters)
     ok &= allowed
@@ -589,8 +592,7 @@ def _is_a_measure(p: Array | np.ndarray) -> Array | np.bool:
 
 
 def _are_nodes(ids: Array | np.ndarray, n: int) -> Array | np.bool:
-    if ids.dtype.itemsize < 4:  # n may not fit
-        ids = ids.astype(np.int32)
+    ids = _checks.row_numbers(ids)
     return ((ids >= 0) & (ids < n)).all()
 
 
@@ -615,5 +617,6 @@ def _check_nodes(name: str, ids: Array | np.ndarray, n: int) -> None:
 
 def _check_loop(function: str, tol: float, max_iters: int) -> None:
     _checks.positive(function, max_iters=max_iters)
+    _checks.number(function, tol=tol)
     if not tol > 0:
         raise ValueError(f"{function}: tol must be positive, got {tol}.")

@@ -200,6 +200,7 @@ def implicit_als(
         raise ValueError(
             f"{function}: amounts must be above 0, got {least}; leave out what was not seen."
         )
+    _checks.number(function, alpha=alpha)
     if _known(alpha) and not 0 <= alpha < np.inf:
         raise ValueError(f"{function}: alpha must be finite and at least 0, got {alpha}.")
     with _checks.scope(function):
@@ -236,7 +237,7 @@ def predict_rating(
 
     Raises:
         TypeError: If ids are not integers.
-        ValueError: If users and items do not broadcast.
+        ValueError: If users and items do not broadcast, or NumPy's hold ids too large for JAX.
 
     Cost:
         2 r FLOP a pair in the product, see `predict_rating_flops`.
@@ -302,11 +303,12 @@ def recommend(
 
     Returns:
         Numbers of items and their scores, best first. Where fewer than k items are left, the
-        last scores are -inf; for a user out of range all are NaN.
+        last scores are -inf; for a user out of range all are NaN, but those left out -inf.
 
     Raises:
         TypeError: If ids are not integers.
-        ValueError: If k is not in 1..m, or ``exclude`` has no row for each user.
+        ValueError: If k is not in 1..m, ``exclude`` has no row for each user, or NumPy's hold
+            ids too large for JAX.
 
     Cost:
         2 m r FLOP a user in the product, see `recommend_flops`, and the selection.
@@ -392,7 +394,9 @@ def _alternate(
 ) -> Recommender:
     """Both kinds of `als`; explicit where alpha is None."""
     n, m = shape
-    ok = jnp.isfinite(ratings).all() & ((alpha is None) | (ratings > 0).all())
+    ok = jnp.isfinite(ratings).all() & (l2 > 0) & jnp.isfinite(l2)
+    if alpha is not None:
+        ok &= (ratings > 0).all() & (alpha >= 0) & jnp.isfinite(alpha)
     for ids, count in ((users, n), (items, m)):
         ok &= ((ids >= 0) & (ids < count)).all()
     sweeps = partial(_sweeps, shape=shape, rank=rank, iterations=iterations, biases=biases)
@@ -584,7 +588,7 @@ def _checked(
 ) -> tuple[Array, Array, Array]:
     """The three arrays on the device, once everything that can be asked of them holds."""
     _checks.random_key(function, key)
-    if not isinstance(shape, tuple) or len(shape) != 2:
+    if not isinstance(shape, tuple | list) or len(shape) != 2:
         raise ValueError(f"{function}: shape must be (users, items), got {shape!r}.")
     _checks.positive(
         function,
@@ -598,19 +602,18 @@ def _checked(
                 f"{function}: {name} must be integers, numbers of rows from 0 up, got "
                 f"{ids.dtype}; np.unique(ids, return_inverse=True) numbers any ids."
             )
-    users, items, ratings = (
-        jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in (users, items, ratings)
-    )
+    ratings = jnp.asarray(ratings) if isinstance(ratings, np.ndarray) else ratings
     value = "ratings" if function == "als" else "amounts"
     _checks.floats(function, **{value: ratings})
     _checks.arrays(function, users=users, items=items)
-    users, items = _ids(function, users=users, items=items)
+    given = users, items
+    users, items = _ids(function, users=jnp.asarray(users), items=jnp.asarray(items))
     if not users.shape == items.shape == ratings.shape or users.ndim != 1:
         raise ValueError(
             f"{function}: users {users.shape}, items {items.shape} and {value} "
             f"{ratings.shape} must be vectors of one length, an entry for each rating."
         )
-    for name, ids, count in (("users", users, shape[0]), ("items", items, shape[1])):
+    for name, ids, count in zip(("users", "items"), given, shape, strict=True):
         if (
             _known(ids)
             and not 0 <= (least := int(ids.min())) <= (most := int(ids.max())) < count
@@ -625,6 +628,7 @@ def _checked(
             f"{function}: {value} must be finite, got {bad} that are not; leave missing "
             "ratings out."
         )
+    _checks.number(function, l2=l2)
     if _known(l2) and not 0 < l2 < np.inf:
         raise ValueError(f"{function}: l2 must be finite and above 0, got {l2}.")
     return users, items, ratings
@@ -643,5 +647,4 @@ def _ids(function: str, **ids: Array | int) -> tuple[Array, ...]:
                 f"{function}: {name} must be integers, numbers of rows from 0 up, got "
                 f"{jnp.result_type(value)}."
             )
-    wide = lambda x: x.astype(jnp.int32) if x.dtype.itemsize < 4 else x
-    return tuple(wide(jnp.asarray(x)) for x in ids.values())
+    return tuple(_checks.row_numbers(jnp.asarray(x)) for x in ids.values())

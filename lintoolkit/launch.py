@@ -10,6 +10,7 @@ is JAX's: `jax.distributed`, meshes and shardings.
 import argparse
 import faulthandler
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import jax
+import numpy as np
 
 from lintoolkit import _checks
 from lintoolkit.train import PREEMPTED
@@ -51,7 +53,8 @@ def member(*, limit: float, heartbeat: int = 10) -> AbstractContextManager[Calla
         A context, which gives a function of nothing that says: still at it.
 
     Raises:
-        ValueError: If ``limit`` or ``heartbeat`` is not above 0.
+        ValueError: If ``limit`` or ``heartbeat`` is not above 0, or ``limit`` beyond what a
+            timer takes, some 292 years.
 
     Cost:
         Joining takes as long as the slowest process; a call, microseconds.
@@ -64,8 +67,12 @@ def member(*, limit: float, heartbeat: int = 10) -> AbstractContextManager[Calla
     References:
         Barham et al., Pathways: Asynchronous Distributed Dataflow for ML (2022), section 2.
     """
-    if not limit > 0:
-        raise ValueError(f"member: limit must be above 0 seconds, got {limit!r}.")
+    _checks.number("member", limit=limit)
+    if not 0 < limit < threading.TIMEOUT_MAX:
+        raise ValueError(
+            f"member: limit must be above 0 seconds and below {threading.TIMEOUT_MAX:.0f}, got "
+            f"{limit!r}."
+        )
     _checks.positive("member", heartbeat=heartbeat)
     return _member(limit, heartbeat)
 
@@ -133,8 +140,9 @@ def supervise(
         when this process itself has been sent SIGTERM, which it passes on.
 
     Raises:
-        ValueError: If ``processes``, ``first`` or ``here`` do not fit together, or a port of 0
-            cannot be known to the other hosts.
+        ValueError: If ``command`` is empty, ``processes``, ``first`` or ``here`` do not fit
+            together, ``address`` has no port, one of 0 cannot be taken there or known to the
+            other hosts, or ``restarts`` or ``grace`` is below 0.
 
     Cost:
         A look at every process 20 times a second.
@@ -148,14 +156,29 @@ def supervise(
     References:
         Barham et al., Pathways: Asynchronous Distributed Dataflow for ML (2022), section 2.
     """
+    if not len(command):
+        raise ValueError("supervise: command must name a program, got nothing.")
+    for name, value in (("first", first), ("restarts", restarts)):
+        if not isinstance(value, int | np.integer) or value < 0:
+            raise ValueError(
+                f"supervise: {name} must be a whole number of at least 0, got {value!r}."
+            )
+    _checks.number("supervise", grace=grace)
+    if not grace >= 0:
+        raise ValueError(f"supervise: grace must be at least 0 seconds, got {grace!r}.")
+    _checks.positive("supervise", processes=processes)
     here = processes - first if here is None else here
-    _checks.positive("supervise", processes=processes, here=here)
+    _checks.positive("supervise", here=here)
     if not 0 <= first <= processes - here:
         raise ValueError(
             f"supervise: first must be a number of the {processes} processes with {here - 1} "
             f"after it, got {first}."
         )
     host, _, port = address.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(
+            f"supervise: address must be HOST:PORT, such as '10.0.0.1:7000', got {address!r}."
+        )
     if here < processes and port == "0":
         raise ValueError(
             f"supervise: address must name a port that all hosts know, got {address!r}."
@@ -207,9 +230,16 @@ def _run_once(
 
 
 def _free_port(host: str) -> int:
-    with socket.socket() as free:
-        free.bind((host, 0))
-        return free.getsockname()[1]
+    try:
+        family, *_, where = socket.getaddrinfo(host.strip("[]"), 0)[0]
+        with socket.socket(family) as free:
+            free.bind(where)
+            return free.getsockname()[1]
+    except OSError as error:
+        raise ValueError(
+            f"supervise: address must be this machine's for port 0, got host {host!r}: "
+            f"{error.strerror}."
+        ) from None
 
 
 def _say(what: str) -> None:

@@ -41,7 +41,8 @@ def init_dense(
 ) -> dict[str, Float[Array, "..."]]:
     r"""Draw the parameters of a dense layer.
 
-    $W_{ij} \sim \mathcal{N}(0, 1/d_\mathrm{in})$, cut at two standard deviations, so that
+    $W_{ij} \sim \mathcal{N}(0, s^2)$, cut at $\pm 2 s$ with
+    $s = 1.137 / \sqrt{d_\mathrm{in}}$: after the cut the variance is $1/d_\mathrm{in}$, so that
     a unit-variance input gives a unit-variance output; $b = 0$.
 
     Args:
@@ -400,7 +401,7 @@ def embed(
         raise ValueError(f"embed: embedding must be (v, d), got shape {table.shape}.")
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise TypeError(f"embed: ids must be integers, got {ids.dtype}; they number rows.")
-    return jnp.take(table, ids, axis=0, mode="fill")
+    return jnp.take(table, _checks.row_numbers(ids), axis=0, mode="fill")
 
 
 @jit(static_argnames=("size",))
@@ -515,7 +516,8 @@ def spectrogram(signal: Float[Array, " t"], *, size: int, hop: int) -> Float[Arr
         hop: Samples from one frame's start to the next.
 
     Returns:
-        Magnitudes, in the dtype of ``signal``; half precision is transformed in float32.
+        Magnitudes, in the dtype of ``signal``; half precision is transformed in float32. In
+        float16 those above 65504 are inf: scale the signal by 2 / size, or convert it.
 
     Raises:
         TypeError: If ``signal`` is not a floating array.

@@ -9,6 +9,7 @@ Arithmetic runs in the dtype of the parameters; norms and softmax in float32 at 
 Letters: n sequences, t tokens, v vocabulary, d_model width, h heads.
 """
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -166,6 +167,7 @@ def init_block(
     """
     _checks.random_key("init_block", key)
     _checks.positive("init_block", depth=depth)
+    _checks.heads("init_block", d_model, heads)
     for_attention, for_mlp = jax.random.split(key)
     into = init_multi_head(for_attention, d_model, heads, bias=True, dtype=dtype)
     first, second = init_mlp(for_mlp, (d_model, 4 * d_model, d_model), dtype=dtype)
@@ -258,7 +260,8 @@ def init_gpt(
         Parameters under "tokens", "positions", "blocks" and "norm".
 
     Raises:
-        TypeError: If ``key`` is not one key, or ``dtype`` is not floating.
+        TypeError: If ``key`` is not one key, ``config`` not a `GPTConfig`, or ``dtype`` not
+            floating.
         ValueError: If heads do not divide the width, or a size is below 1.
 
     Cost:
@@ -274,7 +277,7 @@ def init_gpt(
         section 2.3.
     """
     _checks.random_key("init_gpt", key)
-    _checks.positive("init_gpt", vocabulary=config.vocabulary, context=config.context)
+    _check_config("init_gpt", config, GPTConfig)
     _checks.float_dtype("init_gpt", dtype)
     normal = jax.nn.initializers.normal(TABLE_SCALE)
     for_tokens, for_positions, for_blocks = jax.random.split(key, 3)
@@ -283,7 +286,7 @@ def init_gpt(
         "positions": {
             "embedding": normal(for_positions, (config.context, config.width), dtype)
         },
-        "blocks": _init_blocks("init_gpt", for_blocks, config, dtype),
+        "blocks": _init_blocks(for_blocks, config, dtype),
         "norm": _init_norm(config.width, dtype),
     }
 
@@ -317,6 +320,7 @@ def shard_gpt(
         The same parameters, in their new places.
 
     Raises:
+        TypeError: If ``config`` is not a `GPTConfig`.
         ValueError: If the mesh has no such axis, its size does not divide the heads, or
             parameters are missing or have another shape.
 
@@ -334,6 +338,7 @@ def shard_gpt(
         Shoeybi et al., Megatron-LM: Training Multi-Billion Parameter Language Models Using
         Model Parallelism (2019), section 3, arXiv:1909.08053.
     """
+    _check_config("shard_gpt", config, GPTConfig)
     _check_params("shard_gpt", params, config)
     if axis not in mesh.shape:
         raise ValueError(
@@ -383,7 +388,7 @@ def gpt(
         The scores before the softmax, in the dtype of the parameters.
 
     Raises:
-        TypeError: If the tokens are not integers.
+        TypeError: If the tokens are not integers, or ``config`` is not a `GPTConfig`.
         ValueError: If a token is not in the vocabulary, there are more than ``context``, or
             parameters are missing or have another shape.
 
@@ -400,6 +405,7 @@ def gpt(
         Radford et al., Language Models are Unsupervised Multitask Learners (2019),
         section 2.3.
     """
+    _check_config("gpt", config, GPTConfig)
     _check_tokens("gpt", tokens, config)
     return _gpt(params, tokens, config=config, remat=remat)
 
@@ -445,6 +451,7 @@ def gpt_parts(config: GPTConfig, *, n: int = 1, t: int | None = None) -> dict[st
         Parameters and FLOP of "tokens", "positions", "attention", "mlp", "norms" and "head".
 
     Raises:
+        TypeError: If ``config`` is not a `GPTConfig`.
         ValueError: If ``n`` or ``t`` is below 1.
 
     Cost:
@@ -461,6 +468,7 @@ def gpt_parts(config: GPTConfig, *, n: int = 1, t: int | None = None) -> dict[st
         Kaplan et al., Scaling Laws for Neural Language Models (2020), section 2.1,
         arXiv:2001.08361.
     """
+    _check_config("gpt_parts", config, GPTConfig)
     t = config.context if t is None else t
     _checks.positive("gpt_parts", n=n, t=t)
     d, many = config.width, config.blocks
@@ -511,12 +519,14 @@ def generate(
         (before temperature and truncation), in the dtype of the parameters.
 
     Raises:
-        TypeError: If ``key`` is not one key, or the tokens are not integers.
+        TypeError: If ``key`` is not one key, the tokens are not integers, or ``config`` is not
+            a `GPTConfig`.
         ValueError: If a token is not in the vocabulary, prompt and steps exceed the context,
             an option is out of its range, or parameters are missing or have another shape.
 
     Cost:
-        `gpt_flops` of the padded prompt, and about two FLOP a parameter a token.
+        `gpt_flops` of the padded prompt, but for the scores, which only its last token needs;
+        and about two FLOP a parameter a token.
 
     Examples:
         >>> config = GPTConfig(vocabulary=11, context=8, blocks=2, heads=2, width=6)
@@ -530,7 +540,9 @@ def generate(
         arXiv:1904.09751.
     """
     _checks.random_key("generate", key)
+    _check_config("generate", config, GPTConfig)
     _check_tokens("generate", prompt, config)
+    prompt = _checks.row_numbers(prompt)  # what is written has their dtype
     _checks.positive("generate", steps=steps)
     t = prompt.shape[-1]
     if t + steps > config.context:
@@ -538,7 +550,7 @@ def generate(
             f"generate: prompt and steps must fit the context, {config.context}, got {t} + "
             f"{steps}; take the prompt's end, prompt[..., -n:], or fewer steps."
         )
-    _check_number("generate", temperature=temperature)
+    _checks.number("generate", temperature=temperature)
     known = not isinstance(temperature, jax.core.Tracer)
     if known and not temperature >= 0:
         raise ValueError(f"generate: temperature must be at least 0, got {temperature!r}.")
@@ -683,8 +695,9 @@ def load_gpt2(path: str | os.PathLike, *, heads: int | None = None) -> Pretraine
         FileNotFoundError: If there is no such file.
         TypeError: If tensors are not of one floating dtype.
         ValueError: If the file is corrupt or cut short, a tensor is missing, unknown or of
-            another shape, nothing tells the heads, or the ``config.json`` describes a network
-            that GPT-2 is not. Nothing is returned then.
+            another shape, ``heads`` is no whole number from 1 up or nothing tells them, or the
+            ``config.json`` describes a network that GPT-2 is not or one of other sizes. Nothing
+            is returned then.
 
     Cost:
         One read of the file.
@@ -702,6 +715,8 @@ def load_gpt2(path: str | os.PathLike, *, heads: int | None = None) -> Pretraine
         Radford et al., Language Models are Unsupervised Multitask Learners (2019),
         section 2.3.
     """
+    if heads is not None:
+        _checks.positive("load_gpt2", heads=heads)
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
     tensors, sizes = _gpt2.read(path, heads)
@@ -725,6 +740,8 @@ def save_gpt2(
         config: The shape that ``params`` have; its heads go into the file's metadata.
 
     Raises:
+        TypeError: If parameters are not of one floating dtype of 16 bits or more, or ``config``
+            is not a `GPTConfig`.
         ValueError: If parameters are missing or have another shape.
 
     Cost:
@@ -744,7 +761,9 @@ def save_gpt2(
         Radford et al., Language Models are Unsupervised Multitask Learners (2019),
         section 2.3.
     """
+    _check_config("save_gpt2", config, GPTConfig)
     _check_params("save_gpt2", params, config)
+    _gpt2.check_dtypes("save_gpt2", params=params)
     described = {"format": "pt", "n_head": str(config.heads)}
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
@@ -771,8 +790,10 @@ def init_vit(
         Parameters under "patches", "positions", "blocks", "norm" and "head".
 
     Raises:
-        TypeError: If ``key`` is not one key, or ``dtype`` is not floating.
-        ValueError: If heads do not divide the width, patches the image, or a size is below 1.
+        TypeError: If ``key`` is not one key, ``config`` not a `ViTConfig`, or ``dtype`` not
+            floating.
+        ValueError: If heads do not divide the width, patches the image, a size is below 1, or
+            the image's are not three.
 
     Cost:
         One draw a number of the table and kernels; no products.
@@ -787,18 +808,16 @@ def init_vit(
         arXiv:2010.11929.
     """
     _checks.random_key("init_vit", key)
+    _check_config("init_vit", config, ViTConfig)
     h, w, c = config.image
-    _checks.positive("init_vit", h=h, w=w, c=c, patch=config.patch, classes=config.classes)
     for_patches, for_positions, for_blocks, for_head = jax.random.split(key, 4)
     normal = jax.nn.initializers.normal(TABLE_SCALE)
-    if h % config.patch or w % config.patch:
-        raise ValueError(f"init_vit: patch {config.patch} must divide the image, {h} x {w}.")
     length = (h // config.patch) * (w // config.patch)
     d_in = config.patch**2 * c
     return {
         "patches": init_dense(for_patches, d_in, config.width, dtype=dtype),
         "positions": {"embedding": normal(for_positions, (length, config.width), dtype)},
-        "blocks": _init_blocks("init_vit", for_blocks, config, dtype),
+        "blocks": _init_blocks(for_blocks, config, dtype),
         "norm": _init_norm(config.width, dtype),
         "head": init_dense(for_head, config.width, config.classes, dtype=dtype),
     }
@@ -828,7 +847,7 @@ def vit(
         The scores before the softmax, in the dtype of ``image``.
 
     Raises:
-        TypeError: If the image is not floating.
+        TypeError: If the image is not floating, or ``config`` is not a `ViTConfig`.
         ValueError: If the image or parameters have another shape than ``config`` says.
 
     Cost:
@@ -843,6 +862,7 @@ def vit(
         Dosovitskiy et al., An Image is Worth 16x16 Words (2021), section 3.1 and appendix D.3,
         arXiv:2010.11929.
     """
+    _check_config("vit", config, ViTConfig)
     _checks.floats("vit", image=image)
     if image.shape != config.image:
         raise ValueError(
@@ -866,6 +886,7 @@ def vit_flops(*, config: ViTConfig) -> int:
     Returns:
         Those of the patches' layer, one `block_flops` a block, and those of the head.
     """
+    _check_config("vit_flops", config, ViTConfig)
     (h, w, c), d = config.image, config.width
     t = (h // config.patch) * (w // config.patch)
     into = dense_flops(n=t, d_in=config.patch**2 * c, d_out=d, bias=False)
@@ -878,9 +899,8 @@ def _init_norm(d: int, dtype: DTypeLike) -> dict[str, Array]:
 
 
 def _init_blocks(
-    function: str, key: Array, config: GPTConfig | ViTConfig, dtype: DTypeLike
+    key: Array, config: GPTConfig | ViTConfig, dtype: DTypeLike
 ) -> dict[str, PyTree]:
-    _checks.positive(function, blocks=config.blocks)
     draw = partial(
         init_block, d_model=config.width, heads=config.heads, depth=config.blocks, dtype=dtype
     )
@@ -890,6 +910,29 @@ def _init_blocks(
 def _run(blocks: PyTree, x: Array, *, heads: int, causal: bool, remat: bool) -> Array:
     step = lambda x, params: (block(params, x, heads=heads, causal=causal), None)
     return jax.lax.scan(jax.checkpoint(step) if remat else step, x, blocks)[0]
+
+
+def _check_config(function: str, config: Any, kind: type[GPTConfig] | type[ViTConfig]) -> None:
+    if not isinstance(config, kind):
+        raise TypeError(
+            f"{function}: config must be a {kind.__name__}, got {type(config).__name__}."
+        )
+    sizes = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    if isinstance(config, ViTConfig):
+        image = sizes.pop("image")
+        if not isinstance(image, tuple | list) or len(image) != 3:
+            raise ValueError(
+                f"{function}: the config's image must be (h, w, c), got {image!r}; of grey "
+                "images c is 1."
+            )
+        h, w, c = image
+        _checks.positive(function, h=h, w=w, c=c, patch=config.patch)
+        if h % config.patch or w % config.patch:
+            raise ValueError(
+                f"{function}: patch {config.patch} must divide the image, {h} x {w}."
+            )
+    _checks.positive(function, **sizes)
+    _checks.heads(function, config.width, config.heads)
 
 
 def _check_tokens(function: str, tokens: Any, config: GPTConfig) -> None:
@@ -937,12 +980,6 @@ def _check_truncation(function: str, v: int, top_k: int | None, top_p: Any) -> N
                 f"{function}: top_k must be in 1..{v}, the vocabulary, got {top_k}."
             )
     if top_p is not None:
-        _check_number(function, top_p=top_p)
+        _checks.number(function, top_p=top_p)
         if not isinstance(top_p, jax.core.Tracer) and not 0 < top_p <= 1:
             raise ValueError(f"{function}: top_p must be above 0 and at most 1, got {top_p!r}.")
-
-
-def _check_number(function: str, **arguments: Any) -> None:
-    for name, value in arguments.items():
-        if isinstance(value, str) or np.ndim(value):
-            raise ValueError(f"{function}: {name} must be one number, got {value!r:.60}.")

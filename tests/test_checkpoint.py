@@ -1,7 +1,9 @@
+import json
 import os
 import shutil
 import signal
 import warnings
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -24,26 +26,34 @@ STEPS = 12
 # Bits
 
 
+DTYPES = (
+    "bool uint8 int16 int64 float8_e4m3fn float16 bfloat16 float32 float64 complex64 complex128"
+).split()
+
+
+def scrambled(word):
+    """MurmurHash3's finaliser, in Python's numbers."""
+    word = (word ^ word >> 16) * 0x85EBCA6B % 2**32
+    word = (word ^ word >> 13) * 0xC2B2AE35 % 2**32
+    return word ^ word >> 16
+
+
 def words(x):
-    """The oracle: the sum as it is defined, of the array's bytes, in Python's numbers."""
+    """The oracle: the sum as it is defined, of the array's bytes."""
     x = np.asarray(x)
-    size = min(x.dtype.itemsize, 4)
-    bits = np.frombuffer(x.tobytes(), f"u{size}").tolist()
-    total = 0
-    for place, word in enumerate(bits, start=1):
-        mixed = place * 0x9E3779B1 % 2**32
-        mixed = (mixed ^ mixed >> 15) * 0x85EBCA6B % 2**32
-        mixed = (mixed ^ mixed >> 13) * 0xC2B2AE35 % 2**32
-        total += word * (mixed | 1)
-    return total % 2**32
+    part = 2 if jnp.issubdtype(x.dtype, jnp.complexfloating) else 1
+    bits = np.frombuffer(x.tobytes(), f"u{min(x.dtype.itemsize // part, 4)}").tolist()
+    return sum(scrambled(b ^ scrambled(i)) for i, b in enumerate(bits, start=1)) % 2**32
 
 
-@pytest.mark.parametrize(
-    "dtype", "bool uint8 int16 int64 float16 bfloat16 float32 float64 complex64".split()
-)
-def test_a_fingerprint_is_the_weighted_sum_of_the_words(rng, dtype):
-    x = jnp.asarray(rng.standard_normal((3, 5, 7)) * 9, "float64")
-    x = x > 0 if dtype == "bool" else x.astype(dtype)
+def of_dtype(rng, dtype, *shape):
+    x = jnp.asarray(rng.standard_normal(shape) * 9, "float64")
+    return x > 0 if dtype == "bool" else x.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_fingerprint_is_the_sum_of_the_hashes_of_the_words(rng, dtype):
+    x = of_dtype(rng, dtype, 3, 5, 7)
     assert int(fingerprint(x)) == words(x)
     assert fingerprint(x) != fingerprint(x[::-1])  # control: places count
 
@@ -71,6 +81,29 @@ def test_other_damage_shows(rng):
     assert digest({"a": x, "b": [x]}) == {
         path: [[11, 13], "float32", int(fingerprint(x))] for path in ("['a']", "['b'][0]")
     }
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_damage_of_several_elements_shows(rng, dtype):
+    x = of_dtype(rng, dtype, 64, 8)
+    damaged = [x[::-1], x.T.reshape(x.shape), x[rng.permutation(64)]]
+    if dtype not in ("bool", "uint8"):
+        damaged.append(-x)
+    raw = np.frombuffer(np.asarray(x).tobytes(), np.uint8).reshape(x.size, -1)
+    top = 1 if dtype == "bool" else 128
+    for first in rng.choice(x.size, 20, replace=False):
+        flipped = raw.copy()
+        flipped[[first, (first + 1) % x.size], -1] ^= top  # the same bit of two elements
+        bits = np.frombuffer(flipped.tobytes(), x.dtype).reshape(x.shape)
+        damaged.append(jnp.asarray(bits))
+    assert int(fingerprint(x)) not in {int(fingerprint(other)) for other in damaged}
+
+
+def test_masks_of_as_many_ones_differ(rng):
+    mask = jnp.arange(512) < 256
+    for dtype in (bool, "float32"):
+        shuffled = [mask[rng.permutation(512)].astype(dtype) for _ in range(2000)]
+        assert len({int(fingerprint(x)) for x in shuffled}) == 2000
 
 
 # Files
@@ -123,6 +156,20 @@ def test_nothing_is_cast_or_reshaped(rng, manager):
             restore(manager, other)
 
 
+def test_other_containers_are_no_damage(rng, manager):
+    x, y = draw(rng, 3), draw(rng, 2)
+    listed, numbered = {"a": [x, [y]]}, {"a": {0: x, 1: [y]}}
+    for saved, other, said in [
+        (listed, numbered, "a list or tuple at a, not a dict"),
+        (numbered, listed, "a dict at a, not a list or tuple"),
+    ]:
+        save(manager, 3, saved)
+        finish(manager)
+        with pytest.raises(ValueError, match=f"restore: step 3 holds {said}; pass"):
+            restore(manager, other)
+        assert_bits_equal(restore(manager, saved).tree, saved)
+
+
 def test_arrays_of_numpy_say_what_is_wanted(rng, manager):
     saved = {"kernel": draw(rng, 5, 3), "a.b": draw(rng, 2), "a": {"c": draw(rng, 2)}}
     save(manager, 3, saved)
@@ -137,6 +184,23 @@ def test_arrays_of_numpy_say_what_is_wanted(rng, manager):
 def test_an_empty_directory_has_no_state(manager):
     with pytest.raises(FileNotFoundError, match=r"restore: there is no step in .*steps"):
         restore(manager, jnp.zeros(3))
+
+
+def test_a_step_of_other_fingerprints_is_refused_and_not_taken_for_damaged(manager):
+    tree = {"kernel": jnp.ones((5, 3))}
+    save(manager, 3, tree)
+    finish(manager)
+    file = manager.directory / "3" / "digest" / "metadata"
+    record = json.loads(file.read_text())
+    leaves = {"['kernel']": [[5, 3], "float64", 7]}
+    older = {"leaves": leaves, "sum": zlib.crc32(json.dumps(leaves).encode())}
+    assert set(record) == {*older, "version"}  # as the first version wrote it
+    file.write_text(json.dumps(older))
+    with pytest.raises(ValueError, match=r"step 3 in .* version 1, .* those of 2; restore"):
+        restore(manager, tree)
+    file.write_text(json.dumps(record | {"version": 3}))
+    with pytest.raises(ValueError, match=r"no step .* the digest itself is damaged"):
+        restore(manager, tree)
 
 
 DAMAGE = {

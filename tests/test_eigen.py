@@ -337,6 +337,10 @@ def test_small_integers_number_many_nodes():
     np.testing.assert_array_equal(
         pagerank(sources, targets, 301).scores, pagerank(*WEB, 301).scores
     )
+    far = np.array([0, 1, 200]), np.array([1, 2, 250])  # 1000 - 1 is 231 in uint8
+    np.testing.assert_array_equal(
+        pagerank(*(x.astype("uint8") for x in far), 1000).scores, pagerank(*far, 1000).scores
+    )
 
 
 def test_too_few_iterations_are_reported():

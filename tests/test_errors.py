@@ -62,6 +62,7 @@ TREE = {"w": a(5, 3), "heads": a(2, 5, 7), "bias": a(3), "ids": whole(3, 3)}
 LOW = lora.LowRank(a(5, 2), a(2, 3))
 adapters = lambda rank=2, where="w", **o: lora.init(GET, TREE, rank, where=where, **o)
 lifted = lambda low: lora.lift(lambda p: p["w"])(TREE, low)
+as_asked = lambda call, make: call(make())
 not_finite = {"w": a(5, 3).at[1, 1].set(jnp.nan)}
 
 WRONG = {
@@ -499,6 +500,84 @@ WRONG = {
     "truncate_logits: integers": (
         lambda: transformer.truncate_logits(whole(3)),
         "logits must be floating",
+    ),
+    **{
+        f"{function}: {name}": (partial(as_asked, call, config), said)
+        for function, call in {
+            "init_gpt": lambda config: transformer.init_gpt(GET, config),
+            "shard_gpt": lambda config: transformer.shard_gpt(GPT, MESH, config=config),
+            "gpt": lambda config: transformer.gpt(GPT, whole(3), config=config),
+            "gpt_parts": lambda config: transformer.gpt_parts(config),
+            "generate": lambda config: generate(whole(3), config=config, steps=2),
+            "save_gpt2": lambda config: transformer.save_gpt2("never", GPT, config=config),
+        }.items()
+        for name, config, said in (  # made where types are not checked
+            ("no config", lambda: None, "config must be a GPTConfig, got NoneType"),
+            ("ViT's config", lambda: VISION, "config must be a GPTConfig, got ViTConfig"),
+            (
+                "heads",
+                lambda: SMALL.replace(heads=4),
+                "heads must divide the width, got 4 heads for 6",
+            ),
+            (
+                "half a head",
+                lambda: SMALL.replace(heads=0.5),
+                "heads must be a whole .* got 0.5",
+            ),
+        )
+    },
+    **{
+        f"{function}: {name}": (partial(as_asked, call, config), said)
+        for function, call in {
+            "init_vit": lambda config: transformer.init_vit(GET, config),
+            "vit": lambda config: transformer.vit({}, a(4, 6, 3), config=config),
+            "vit_flops": lambda config: transformer.vit_flops(config=config),
+        }.items()
+        for name, config, said in (  # made where types are not checked
+            ("no config", lambda: None, "config must be a ViTConfig, got NoneType"),
+            (
+                "flat image",
+                lambda: VISION.replace(image=(4, 6)),
+                r"image must be \(h, w, c\), got \(4",
+            ),
+            (
+                "side of an image",
+                lambda: VISION.replace(image=4),
+                r"image must be \(h, w, c\), got 4",
+            ),
+            (
+                "heads",
+                lambda: VISION.replace(heads=4),
+                "heads must divide the width, got 4 heads for 6",
+            ),
+        )
+    },
+    "init_block: heads": (
+        lambda: transformer.init_block(GET, 6, 4),
+        "heads must divide the width, got 4 heads for 6",
+    ),
+    "generate: no temperature": (
+        lambda: generate(whole(3), steps=2, temperature=None),
+        "temperature must be one number, got None",
+    ),
+    **{
+        f"load_gpt2: heads {heads!r}": (
+            lambda heads=heads: transformer.load_gpt2("never", heads=heads),
+            f"heads must be a whole number of at least 1, got {heads!r}",
+        )
+        for heads in (2.0, "2", 0)
+    },
+    "pagerank: damping as a word": (
+        lambda: rank(whole(2), whole(2), damping="a"),
+        "damping must be one number, got 'a'",
+    ),
+    "pagerank: tol as a word": (
+        lambda: rank(whole(2), whole(2), tol="x"),
+        "tol must be one number, got 'x'",
+    ),
+    "pagerank: several tol": (
+        lambda: rank(whole(2), whole(2), tol=a(2)),
+        "tol must be one number, got Array",
     ),
     "save_gpt2: other parameters": (
         lambda: transformer.save_gpt2("never", GPT, config=SMALL.replace(blocks=3)),
@@ -942,6 +1021,18 @@ WRONG = {
         "ratings must be finite, got 1 that are not; leave missing",
     ),
     "als: l2": (lambda: als(whole(4), whole(4), a(4), l2=0.0), "l2 must be finite and above 0"),
+    "als: several l2": (
+        lambda: als(whole(4), whole(4), a(4), l2=a(2)),
+        "l2 must be one number, got .*1",
+    ),
+    "als: l2 as a word": (
+        lambda: als(whole(4), whole(4), a(4), l2="1"),
+        "l2 must be one number, got '1'",
+    ),
+    "implicit_als: several alphas": (
+        lambda: implicit_als(whole(4), whole(4), a(4), alpha=np.ones(2)),
+        "alpha must be one number, got array",
+    ),
     "implicit_als: NaN": (
         lambda: implicit_als(whole(4), whole(4), a(4) * jnp.nan),
         "amounts must be finite, got 4",
@@ -1242,9 +1333,51 @@ WRONG = {
         r"leaves at \['a'\]\['b'\] and \['a.b'\] would both be written as 'a.b'; rename",
     ),
     "save: number": (lambda: checkpoint.save(None, 1, 0.1), "the leaf at the root must be"),
+    "save: nothing in it": (
+        lambda: checkpoint.save(None, 1, {"w": a(3), "e": a(0, 3)}),
+        r"the leaf at \['e'\] has shape \(0, 3\), so there is nothing",
+    ),
+    "save: four bits": (
+        lambda: checkpoint.save(None, 1, [a(3), a(2).astype("uint4")]),
+        r"the leaf at \[1\] must be of a dtype that orbax writes, got uint4",
+    ),
     "shard_gpt: axis": (lambda: shard(axis="heads"), r"one of the mesh's, \('model',\)"),
     "shard_gpt: params": (lambda: shard({}), "params"),
-    "member: limit": (lambda: launch.member(limit=0), "limit must be above 0"),
+    **{
+        f"member: limit {limit!r}": (lambda limit=limit: launch.member(limit=limit), said)
+        for limit, said in {
+            0: "limit must be above 0 seconds and below 9223372036, got 0",
+            np.inf: "above 0 seconds and below 9223372036, got inf",
+            1e10: "above 0 seconds and below 9223372036, got 10000000000.0",
+            "60": "limit must be one number, got '60'",
+        }.items()
+    },
+    "supervise: nothing": (
+        lambda: launch.supervise([], processes=1),
+        "command must name a program",
+    ),
+    **{
+        f"supervise: {name} {value!r}": (
+            lambda option=(name, value): launch.supervise(
+                ["true"], processes=1, **dict([option])
+            ),
+            f"{name} must be {said}, got {value!r}",
+        )
+        for name, value, said in (
+            ("restarts", -1, "a whole number of at least 0"),
+            ("restarts", 1.5, "a whole number of at least 0"),
+            ("first", "0", "a whole number of at least 0"),
+            ("grace", "1", "one number"),
+            ("grace", -1.0, "at least 0 seconds"),
+            ("address", "localhost", "HOST:PORT, .*"),
+            ("address", "localhost:x", "HOST:PORT, .*"),
+            ("address", "localhost:70000", "HOST:PORT, .*"),
+        )
+    },
+    "supervise: elsewhere": (
+        lambda: launch.supervise(["true"], processes=1, address="192.0.2.1:0"),
+        "address must be this machine's for port 0, got host '192.0.2.1'",
+    ),
     "supervise: none": (lambda: launch.supervise(["true"], processes=0), "must be a whole"),
     "supervise: others": (
         lambda: launch.supervise(["true"], processes=2, first=2, here=1),
@@ -1288,6 +1421,11 @@ SETTLED = {
         lambda x: layers.conv2d(IMAGE, FILTER, strides=x[0], padding=x[1:]),
         [[2, 1], [1, 1], [0, 1]],
         ((2, 1), (1, 1), (0, 1)),
+    ),
+    "list of sizes": (
+        lambda shape: factorize.als(GET, whole(4), whole(4), a(4), shape=shape, rank=1),
+        [3, 2],
+        (3, 2),
     ),
     "list in a config": (
         lambda image: transformer.init_vit(GET, VISION.replace(image=image)),

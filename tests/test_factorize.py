@@ -226,6 +226,33 @@ def test_bad_values_known_at_run_time_alone_poison_everything(planted, fit):
         assert np.isnan(leaf[1:]).all()
 
 
+@pytest.mark.parametrize("l2", [-0.1, 0.0, np.nan, np.inf])
+def test_a_penalty_that_is_none_poisons_everything_under_jit(planted, l2):
+    bad = jax.jit(lambda l2: als(KEY, *planted[0], **OPTIONS | {"l2": l2}))(l2)
+    assert not bad.ok
+    assert np.isnan(flat(bad)).all()
+
+
+@pytest.mark.parametrize("alpha", [-0.01, np.nan, np.inf])
+def test_a_confidence_that_is_none_poisons_everything_under_jit(planted, alpha):
+    bad = jax.jit(lambda a: implicit_als(KEY, *amounts(planted[0]), alpha=a, **OPTIONS))(alpha)
+    assert not bad.ok
+    assert np.isnan(flat(bad)).all()
+
+
+def test_ids_that_jax_would_cut_are_refused(model):
+    with jax.enable_x64(False):
+        for far in (2**32, -(2**32) + 1):
+            ids, zeros, ones = np.array([0, far]), np.zeros(2, int), np.ones(2, np.float32)
+            for users, items in ((ids, zeros), (zeros, ids)):
+                with pytest.raises(ValueError, match=f"als: .* got {far}"):
+                    als(KEY, users, items, ones, **OPTIONS)
+                with pytest.raises(ValueError, match=f"predict_rating: .* got {far}"):
+                    predict_rating(model, users, items)
+            with pytest.raises(ValueError, match=f"recommend: users must .* got {far}"):
+                recommend(model, users=ids, k=1)
+
+
 def test_small_integers_number_many_rows(planted):
     users, items, ratings = (x[:99] for x in planted[0])
     users, items = users % 128, items % 128
@@ -296,3 +323,6 @@ def test_recommendations_are_the_head_of_a_sort_without_what_is_left_out(model):
     assert few.indices[0] == M - 1
     assert (few.scores[1:] == -jnp.inf).all()
     assert np.isnan(recommend(model, N, k=2).scores).all()
+    nobody = recommend(model, N, k=M, exclude=jnp.array([2])).scores
+    assert np.isnan(nobody[:-1]).all()
+    assert nobody[-1] == -jnp.inf

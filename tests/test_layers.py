@@ -77,6 +77,9 @@ def test_init_dense_keeps_unit_variance():
     assert np.var(layers.dense(params, x)) == pytest.approx(1, rel=0.05)
     assert np.var(x @ jax.random.normal(jax.random.key(0), (211, 499), jnp.float32)) > 100
     assert not params["bias"].any()
+    scaled = params["kernel"] * 211**0.5
+    assert scaled.std() == pytest.approx(1, rel=0.01)
+    assert abs(scaled).max() == pytest.approx(2 * 1.137, rel=0.001)
 
 
 def test_init_dense_takes_both_kinds_of_key_and_every_option():
@@ -173,6 +176,9 @@ def test_embed_gives_nan_outside_the_table_and_counts_from_the_end():
     table = {"embedding": jnp.arange(6.0).reshape(3, 2)}
     assert np.isnan(layers.embed(table, jnp.array(3))).all()
     np.testing.assert_array_equal(layers.embed(table, jnp.array(-1)), [4, 5])
+    long = {"embedding": jnp.arange(300.0)[:, None]}
+    ids = jnp.array([5, -1, -128], jnp.int8)
+    np.testing.assert_array_equal(layers.embed(long, ids)[:, 0], [5, 299, 172])
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (6, 9, 2)])
@@ -204,6 +210,13 @@ def test_spectrogram_is_a_product_with_the_fourier_matrix(rng, dtype, size):
     signal = draw(rng, 47, dtype=dtype)
     actual = layers.spectrogram(signal, size=size, hop=3)
     assert_agrees(actual, oracles.spectrogram(exact(signal), size, 3))
+
+
+def test_float16_holds_no_magnitude_above_65504_unless_the_signal_is_scaled():
+    tone = jnp.full(512, 300, jnp.float16)
+    assert np.isinf(layers.spectrogram(tone, size=512, hop=512)).any()
+    scaled = layers.spectrogram(tone * jnp.float16(2 / 512), size=512, hop=512)
+    np.testing.assert_allclose(scaled[0, 0], 300, rtol=2e-3)
 
 
 def test_the_window_keeps_a_tone_in_its_place():

@@ -137,9 +137,11 @@ def test_the_program_is_as_long_for_twelve_blocks_as_for_two():
 
 def test_tokens_outside_the_vocabulary_give_nan_under_jit():
     params = lively()
-    logits = jax.jit(partial(gpt, config=CONFIG))(params, jnp.array([[3, 5], [3, 29]]))
-    assert np.isfinite(logits[0]).all()
-    assert np.isnan(logits[1, 1]).all()
+    tokens = jnp.array([[3, 5], [3, 29], [3, -1], [3, -29]])
+    for dtype in ("int8", "int64"):
+        logits = jax.jit(partial(gpt, config=CONFIG))(params, tokens.astype(dtype))
+        assert np.isfinite(logits[0]).all()
+        assert np.isnan(logits[1:, 1]).all()
 
 
 def test_fresh_blocks_keep_the_size_of_vectors_in_a_deep_stack(rng):
@@ -262,6 +264,16 @@ def test_one_compilation_serves_every_prompt_of_a_bucket(monkeypatch):
     assert len(traced) == once > 0
     run(jnp.arange(17))
     assert len(traced) > once  # control: the next bucket
+
+
+def test_a_prompt_of_small_integers_may_be_followed_by_any_token():
+    config = CONFIG.replace(vocabulary=999)
+    params, prompt = lively(config=config), jnp.array([7, 3])
+    run = partial(generate, KEY, params, config=config, steps=20)
+    expected = run(prompt).tokens
+    assert max(expected) > 255
+    for dtype in ("int8", "uint8"):
+        np.testing.assert_array_equal(run(prompt.astype(dtype)).tokens, expected)
 
 
 def test_keys_decide_and_temperature_spreads():
@@ -440,6 +452,43 @@ def test_heads_that_nothing_tells_or_that_do_not_divide_are_named(rng, tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"activation_function": "relu"}))
     with pytest.raises(ValueError, match="activation_function is 'relu'"):
         load_gpt2(path, heads=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "held"),
+    [
+        ("n_layer", 4, 3),
+        ("n_embd", 20, 10),
+        ("vocab_size", 30, 29),
+        ("n_positions", "41", 41),
+        ("n_inner", 30, 40),
+    ],
+)
+def test_sizes_other_than_config_json_says_are_named(rng, tmp_path, name, said, held):
+    saved(tmp_path / "model.safetensors", gpt2_tensors(rng))
+    for fits in (held, None):
+        (tmp_path / "config.json").write_text(json.dumps({name: fits}))
+        assert load_gpt2(tmp_path, heads=2).config == CONFIG
+    (tmp_path / "config.json").write_text(json.dumps({name: said}))
+    with pytest.raises(ValueError, match=f"load_gpt2: .*: {name} is {said!r} there and {held}"):
+        load_gpt2(tmp_path, heads=2)
+
+
+def test_nothing_is_saved_that_could_not_be_loaded(tmp_path):
+    params = lively()
+    mixed = params | {"norm": jax.tree.map(lambda x: x.astype("float32"), params["norm"])}
+    cast = lambda dtype: jax.tree.map(lambda x: x.astype(dtype), params)
+    for wrong, said in [
+        (mixed, "float32 and float64"),
+        (cast("int32"), "int32"),
+        (cast("float8_e4m3fn"), "float8_e4m3fn"),
+    ]:
+        with pytest.raises(TypeError, match=f"save_gpt2: params must .*, got {said}"):
+            save_gpt2(tmp_path, wrong, config=CONFIG)
+    assert not list(tmp_path.iterdir())
+    for dtype in ("float16", "float64"):
+        save_gpt2(tmp_path, cast(dtype), config=CONFIG)
+        jax.tree.map(np.testing.assert_array_equal, load_gpt2(tmp_path).params, cast(dtype))
 
 
 # beside the peer
