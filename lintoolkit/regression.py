@@ -19,7 +19,6 @@ from lintoolkit import _checks
 from lintoolkit._jit import jit
 from lintoolkit._rows import pull, push
 from lintoolkit._scale import unit_of
-from lintoolkit._triplets import small_svd
 
 __all__ = [
     "Coefficients", "normal_equation", "normal_equation_flops", "least_squares",
@@ -271,7 +270,8 @@ class _Factors(NamedTuple):
 def _factors(a: Array, held: Array) -> tuple[_Factors, Array, Array]:
     """Those of A and its penalties P, whether they tell all directions apart, and how well."""
     q, r = jnp.linalg.qr(a)
-    u, s, vt, _ = small_svd(r)
+    # Of what is not finite LAPACK complains aloud, and the answer is none in any case.
+    u, s, vt = jnp.linalg.svd(jnp.where(jnp.isfinite(r).all(), r, 0), full_matrices=False)
     rounding = s <= _rounding(s) * s[0]
     # Penalties first: where they are the larger, below them small rows keep their digits.
     stacked = jnp.concatenate([held[:, None] * vt.T, jnp.diag(jnp.where(rounding, 0, s))])
