@@ -290,21 +290,23 @@ def _factors(a: Array, held: Array) -> tuple[_Factors, Array, Array]:
 def _held(factors: _Factors, a: Array, held: Array, b: Array) -> tuple[Array, Array]:
     """The residual r = b - A x, and x where Aᵀ r = P² x."""
 
-    # Derivatives are those of these equations: finite at repeated singular values too.
-    def equations(both: tuple[Array, Array]) -> tuple[Array, Array]:
-        r, x = both
-        return r + push(a, x.T), pull(a, r) - held[:, None] ** 2 * x
+    # Derivatives are those of these equations: finite at repeated singular values too. Both
+    # unknowns are one array, as JAX transposes no solve of which only a part changes.
+    def equations(both: Array) -> Array:
+        r, x = both[: len(a)], both[len(a) :]
+        return jnp.concatenate([r + push(a, x.T), pull(a, r) - held[:, None] ** 2 * x])
 
-    def solve(_: Callable, right: tuple[Array, Array]) -> tuple[Array, Array]:
-        b, c = right
+    def solve(_: Callable, right: Array) -> Array:
+        b, c = right[: len(a)], right[len(a) :]
         by_r = partial(lax.linalg.triangular_solve, factors.r, left_side=True)
         inside = pull(factors.beside, pull(factors.u, pull(factors.q, b)))
         inside -= by_r(pull(factors.v, c), transpose_a=True)
         x = push(factors.v, by_r(inside).T)
-        return b - push(a, x.T), x
+        return jnp.concatenate([b - push(a, x.T), x])
 
-    right = b, jnp.zeros((a.shape[1], b.shape[1]), b.dtype)
-    return lax.custom_linear_solve(equations, right, solve, symmetric=True)
+    right = jnp.pad(b, ((0, a.shape[1]), (0, 0)))
+    both = lax.custom_linear_solve(equations, right, solve, symmetric=True)
+    return both[: len(a)], both[len(a) :]
 
 
 def _rounding(spread: Array) -> float:

@@ -136,6 +136,10 @@ def test_derivatives_of_ridge_at_dependent_columns(rng, dtype):
         curve = (oracle(1e-3) - 2 * oracle(0) + oracle(-1e-3)) / 1e-6
         found = jax.jacfwd(jax.jacrev(weights))(zero)
         np.testing.assert_allclose(found, curve, rtol=1e-3)
+    for l2, part in ((0.1, minimum(x, y, 0.1)), (2.0, minimum(x, y, 2.0))):  # of λ alone
+        alone = jax.jacrev(lambda l2: ridge(x, y, l2=l2).weights)(jnp.asarray(l2))
+        held = np.linalg.inv(exact(x.T @ x) + l2 * np.eye(D))
+        np.testing.assert_allclose(alone, -(held @ part)[:, 0], rtol=1e-8)
     orthogonal = jnp.eye(N, D, dtype=dtype)  # all singular values are one
     assert jnp.isfinite(
         jax.grad(lambda x: ridge(x, y.astype(dtype), l2=0.1).weights.sum())(orthogonal)
