@@ -173,6 +173,12 @@ def _check_leaves(function: str, name: str, value: Any) -> None:
     """Refuse what is no array and no tree of them."""
     # An iterator is said to be a leaf, or what JAX thinks of it would come first.
     for leaf in jax.tree.leaves(value, is_leaf=lambda x: isinstance(x, Iterator)):
+        if hasattr(leaf, "tocoo"):  # SciPy's
+            raise TypeError(
+                f"{function}: {name} must be JAX's or NumPy's, got {type(leaf).__name__}; "
+                f"jax.experimental.sparse.BCOO.from_scipy_sparse({name}) is sparse, "
+                f"{name}.toarray() is not."
+            )
         number = isinstance(leaf, bool | int | float | complex)
         if not (number or hasattr(leaf, "dtype") or hasattr(leaf, "__jax_array__")):
             raise TypeError(

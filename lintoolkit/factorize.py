@@ -88,7 +88,9 @@ def als(
         ratings: The ratings.
         shape: How many users and items there are.
         rank: Factors of each.
-        l2: λ, above 0; `jax.vmap` over it tries several.
+        l2: λ, above 0; `jax.vmap` over it tries several. It is in the unit of the ratings;
+            beside sums of squares so large that it is lost in their rounding, 4 K ε of them,
+            K as below, stand in for it.
         iterations: Sweeps, each over all users and then all items.
         biases: Whether to fit the mean and the biases too.
 
@@ -165,7 +167,8 @@ def implicit_als(
         amounts: How much was seen, above 0: leave out what did not happen.
         shape: How many users and items there are.
         rank: Factors of each.
-        l2: λ, above 0; `jax.vmap` over it tries several.
+        l2: λ, above 0; `jax.vmap` over it tries several. As in `als`, rounding of large sums
+            stands in for it.
         alpha: How much confidence one unit of ``amounts`` adds, at least 0.
         iterations: Sweeps, each over all users and then all items.
 
@@ -433,18 +436,18 @@ def _sweeps(
     by_item = _sort(items, users, ratings, first, m)
     # A side's bias is column `rank`; zeros fill up, as products like multiples of 8.
     width = 8 * (rank // 8 + 1) if biases else rank
-    ridge = jnp.asarray(l2, wide) * jnp.eye(width, dtype=wide)
+    l2 = jnp.asarray(l2, wide)
 
     def against(rows: _Sorted, other: Array) -> Array:
         """One side, the other being fixed."""
         if biases:
             target = rows.ratings - mean - other[:, rank][rows.columns]
-            return _solve(axes, rows, other.at[:, rank].set(1), target, None, ridge)
+            return _solve(axes, rows, other.at[:, rank].set(1), target, None, None, l2)
         if explicit:
-            return _solve(axes, rows, other, rows.ratings, None, ridge)
+            return _solve(axes, rows, other, rows.ratings, None, None, l2)
         weight = jnp.asarray(alpha, wide) * rows.ratings
         unseen = jnp.einsum("ir,is->rs", other, other, precision="highest")
-        return _solve(axes, rows, other, rows.first + weight, weight, unseen + ridge)
+        return _solve(axes, rows, other, rows.first + weight, weight, unseen, l2)
 
     def sweep(_: Array | int, sides: tuple[Array, Array]) -> tuple[Array, Array]:
         with jax.named_scope("users"):
@@ -455,10 +458,11 @@ def _sweeps(
     drawn = jax.random.normal(key, (m, rank), wide) / math.sqrt(rank)
     begin = jnp.zeros((n, width), wide), jnp.zeros((m, width), wide).at[:, :rank].set(drawn)
     sides = lax.fori_loop(0, iterations, sweep, begin)
+    *sides, mean = (x.astype(dtype) for x in (*sides, mean))
     ok &= jnp.isfinite(sides[0]).all() & jnp.isfinite(sides[1]).all()
-    told = lambda x: jnp.where(ok, x, jnp.nan).astype(dtype)
+    told = lambda x: jnp.where(ok, x, jnp.nan)
     users_side, items_side = (
-        Side(told(x[:, :rank]), told(x[:, rank] if biases else jnp.zeros(len(x), wide)))
+        Side(told(x[:, :rank]), told(x[:, rank] if biases else jnp.zeros(len(x), dtype)))
         for x in sides
     )
     return Recommender(users_side, items_side, told(mean), ok)
@@ -520,9 +524,10 @@ def _solve(
     other: Array,
     target: Array,
     weight: Array | None,
-    base: Array,
+    base: Array | None,
+    l2: Array,
 ) -> Array:
-    r"""Least squares for every row: $(B + \sum_j w_j y_j y_j^\top) x = \sum_j t_j y_j$."""
+    r"""Least squares of every row: $(B + λ I + \sum_j w_j y_j y_j^\top) x = \sum_j t_j y_j$."""
     # Each row's matrix is summed up from runs of its ratings, then a block is solved at once.
     n, e, width = len(rows.start) - 1, len(target), other.shape[1]
     length, block, chunk = _plan(e, n, width)
@@ -555,7 +560,12 @@ def _solve(
         zeros = lax.pcast(tuple(zeros), axes, to="varying")
         turns = (end - begin + chunk - 1) // chunk
         gram, moment = lax.psum(lax.fori_loop(0, turns, add_chunk, zeros), axes)
-        factor = lax.linalg.cholesky(gram + base, symmetrize_input=False)
+        gram = gram if base is None else gram + base
+        # Not less than rounding of the sums, in which λ is lost where they are large.
+        sums = jnp.diagonal(gram, axis1=1, axis2=2)
+        held = jnp.maximum(l2, 4 * width * jnp.finfo(gram.dtype).eps * sums)
+        gram += held[..., None] * jnp.eye(width, dtype=gram.dtype)
+        factor = lax.linalg.cholesky(gram, symmetrize_input=False)
         return jax.scipy.linalg.cho_solve((factor, True), moment[..., None])[..., 0]
 
     blocks = -(-n // block)

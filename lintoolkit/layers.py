@@ -273,7 +273,8 @@ def layer_norm(
     Args:
         params: ``{"scale": (d,), "bias": (d,)}``, γ and β; either may be absent.
         x: Rows; leading axes ride along.
-        epsilon: Keeps constant rows finite; with 0 the result ignores the scale of ``x``.
+        epsilon: Keeps constant rows finite; with 0 the result ignores the scale of ``x``, as
+            long as squares stay in the range: numbers from 1e-17 to 1e17 in float32.
 
     Returns:
         The normalised rows, in the dtype of ``x``.
@@ -319,7 +320,8 @@ def rms_norm(
     Args:
         params: ``{"scale": (d,)}``, γ; may be empty.
         x: Rows; leading axes ride along.
-        epsilon: Keeps zero rows finite.
+        epsilon: Keeps zero rows finite; with 0 the result ignores the scale of ``x``, in the
+            range of `layer_norm`.
 
     Returns:
         The normalised rows, in the dtype of ``x``.

@@ -6,6 +6,8 @@ intercept. Letters: n examples, d features, k targets.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from lintoolkit import _checks
 from lintoolkit._jit import jit
-from lintoolkit._rows import pull
+from lintoolkit._rows import pull, push
 from lintoolkit._scale import unit_of
 
 __all__ = [
@@ -47,7 +49,7 @@ def normal_equation(
     $X^\top X \theta = X^\top y$ minimises $\lVert X \theta - y \rVert^2$; by Cholesky. The
     condition number of $X^\top X$ is the square of X's, so half of the digits can be gone
     before anything is solved: the error grows as cond² ε, where that of `least_squares` grows
-    as cond ε.
+    as cond ε if the model fits.
 
     Args:
         x: One example a row, at least as many as features.
@@ -110,7 +112,9 @@ def least_squares(
     r"""Fit a linear model by QR, which keeps the digits that the normal equation loses.
 
     $X = Q R$ gives $R \theta = Q^\top y$, the minimum of $\lVert X \theta - y \rVert^2$,
-    without squaring the condition number.
+    without forming $X^\top X$. With the residual $\rho = y - X \theta$ the relative error grows
+    as cond ε + cond² ε $\lVert \rho \rVert / (\lVert X \rVert \lVert \theta \rVert)$, and so it
+    does by any method in the dtype of X.
 
     Args:
         x: One example a row, at least as many as features.
@@ -119,8 +123,10 @@ def least_squares(
     Returns:
         The weights in the dtype of ``x``; half precision computes in float32. ``ok`` is False,
         and they are NaN, where a number is not finite, or a column of ``x`` depends on the
-        ones before it as far as the dtype can tell: where its sine with their span is at most
-        4 (d + 4) ε. Then many weights fit equally well; `ridge` picks small ones.
+        others as far as the dtype can tell: where its sine σ with their span is at most
+        δ = 4 (d + 4) ε, or σ² at most δ times the residual over the length of y or of the
+        terms $\theta_j x_j$, whichever is larger. Then many weights fit equally well; `ridge`
+        picks small ones.
 
     Raises:
         TypeError: If an operand is not floating, or dtypes differ.
@@ -136,15 +142,23 @@ def least_squares(
         [1. 3.]
 
     References:
-        Golub and Van Loan, Matrix Computations, 4th ed. (2013), section 5.3.3.
+        Golub and Van Loan, Matrix Computations, 4th ed. (2013), sections 5.3.3 and 5.3.7.
     """
     _check("least_squares", x, y)
     a, b, units = _wide(x, y)
-    return _by_qr(a, b, units, x, y)
+    q, r = jnp.linalg.qr(a)
+    right = _beside_identity(jnp.matmul(q.T, b, precision="highest"))
+    solved = lax.linalg.triangular_solve(r, right, left_side=True)
+    weights, inverse = solved[:, : b.shape[1]], solved[:, b.shape[1] :]
+    sizes = jnp.linalg.norm(r, axis=0)
+    spread = sizes * jnp.linalg.norm(inverse, axis=1)  # 1 / sine
+    told = _told(b - push(a, weights.T), b, sizes[:, None] * weights, spread)
+    independent = (_rounding(spread) * spread < 1) & told
+    return _answer(weights / units.T, independent, x, y)
 
 
 def least_squares_flops(*, n: int, d: int, k: int = 1) -> int:
-    """FLOP of the factorisation, the product and the solves of `least_squares`.
+    """FLOP of the factorisation, the products and the solves of `least_squares`.
 
     Args:
         n: Examples.
@@ -152,9 +166,9 @@ def least_squares_flops(*, n: int, d: int, k: int = 1) -> int:
         k: Targets.
 
     Returns:
-        4 n d² - 4 d³ / 3 + 2 n d k + d² (d + k), rounded.
+        4 n d² - 4 d³ / 3 + 4 n d k + d² (d + k), rounded.
     """
-    return 2 * round(2 * n * d * d - 2 * d**3 / 3) + 2 * n * d * k + d * d * (d + k)
+    return 2 * round(2 * n * d * d - 2 * d**3 / 3) + 4 * n * d * k + d * d * (d + k)
 
 
 @jit
@@ -167,11 +181,13 @@ def ridge(
 ) -> Coefficients:
     r"""Fit a linear model whose weights are held small.
 
-    The minimum of $\lVert X \theta - y \rVert^2 + \lambda \lVert \theta \rVert^2$: least
-    squares with d more examples, $\sqrt{\lambda} I$, whose targets are 0; by QR. The condition
-    number falls to at most $\sqrt{\sigma_1^2 / \lambda + 1}$, so there may be fewer examples
-    than features. An intercept's column of ones is held small like any other: centre x and y
-    instead.
+    The minimum of $\lVert X \theta - y \rVert^2 + \lambda \lVert \theta \rVert^2$, by the
+    singular values of X, each column over its length, or over √λ if that is more; the penalty
+    stays that of θ. Values that are rounding's, at most δ = 4 (d + 4) ε of the largest, count
+    as 0: columns that depend on each other as far as the dtype can tell share their weights,
+    however small λ is. There may be fewer examples than features. An intercept's column of ones
+    is held small like any other: centre x and y instead. Derivatives are those of the equations
+    that θ solves, and so finite at repeated singular values too.
 
     Args:
         x: One example a row.
@@ -180,8 +196,9 @@ def ridge(
 
     Returns:
         The weights in the dtype of ``x``; half precision computes in float32. ``ok`` is False,
-        and they are NaN, where a number is not finite, or λ is too small, or negative, to
-        make up for columns that depend on each other.
+        and they are NaN, where a number is not finite, λ is negative, √λ at most some δ of
+        the length of columns that depend on each other, or the residual leaves no digits, as in
+        `least_squares`.
 
     Raises:
         TypeError: If an operand is not floating, or dtypes differ.
@@ -189,7 +206,7 @@ def ridge(
             scalar.
 
     Cost:
-        That of `least_squares` on n + d examples, see `ridge_flops`.
+        See `ridge_flops`: for long x that of `least_squares`.
 
     Examples:
         >>> x, y = jnp.array([[1.0], [1.0]]), jnp.array([3.0, 3.0])
@@ -198,25 +215,33 @@ def ridge(
 
     References:
         Hoerl and Kennard, Ridge Regression: Biased Estimation for Nonorthogonal Problems
-        (1970); Golub and Van Loan, Matrix Computations, 4th ed. (2013), section 6.1.4.
+        (1970); Golub and Van Loan, Matrix Computations, 4th ed. (2013), sections 5.5 and 6.1.4.
     """
     _check("ridge", x, y, wide=True)
-    if isinstance(l2, list | tuple) or jnp.ndim(l2):
+    if not isinstance(l2, int | float) and getattr(l2, "shape", None) != ():
         got = f"shape {l2.shape}" if isinstance(l2, jax.Array) else f"a {type(l2).__name__}"
         raise ValueError(
             f"ridge: l2 must be one number, got {got}; jax.vmap over "
             "lambda l2: ridge(x, y, l2=l2) takes an array of many."
         )
-    a, b, units = _wide(x, y)
-    d = x.shape[1]
-    held = jnp.sqrt(jnp.asarray(l2, a.dtype)) * jnp.eye(d, dtype=a.dtype) / units
-    zeros = jnp.zeros((d, *b.shape[1:]), b.dtype)
-    both = jnp.concatenate([a, held]), jnp.concatenate([b, zeros])
-    return _by_qr(*both, units, x, y)
+    wide, short = _checks.wide(x.dtype), max(0, x.shape[1] - len(x))
+    a, b = (jnp.pad(part.astype(wide), ((0, short), (0, 0))) for part in (x, _columns(y)))
+    held = jnp.full(x.shape[1], jnp.sqrt(jnp.asarray(l2, wide)))
+    # Over the largest entry of a column and its penalty, so that no square leaves the range,
+    # and then over their length.
+    units = []
+    for size in (lambda a: jnp.abs(a).max(axis=0), lambda a: jnp.linalg.norm(a, axis=0)):
+        both = lax.stop_gradient(jnp.maximum(size(a), held))
+        units.append(unit_of(both[None], axis=0))
+        a, held = a / units[-1], held / units[-1][0]
+    factors, independent, spread = _factors(*lax.stop_gradient((a, held)))
+    missed, weights = _held(factors, a, held, b)
+    independent &= _told(missed, b, weights, spread)
+    return _answer(weights / units[0].T / units[1].T, independent, x, y)
 
 
 def ridge_flops(*, n: int, d: int, k: int = 1) -> int:
-    """FLOP of the factorisation, the product and the solves of `ridge`.
+    """FLOP of the factorisations, the products and the solves of `ridge`.
 
     Args:
         n: Examples.
@@ -224,20 +249,78 @@ def ridge_flops(*, n: int, d: int, k: int = 1) -> int:
         k: Targets.
 
     Returns:
-        `least_squares_flops` of n + d examples.
+        4 m d² + 82 d³ / 3 + d² (d + k) + 4 m d k + 9 d² k, m the larger of n and d, rounded; of
+        them 22 d³ stand for the singular values.
     """
-    return least_squares_flops(n=n + d, d=d, k=k)
+    m = max(n, d)
+    by_qr = 2 * round(2 * m * d * d - 2 * d**3 / 3) + 2 * round(10 * d**3 / 3)
+    return by_qr + 22 * d**3 + d * d * (d + k) + 4 * m * d * k + 9 * d * d * k
 
 
-def _by_qr(a: Array, b: Array, units: Array, x: Array, y: Array) -> Coefficients:
-    """Least squares, unless the sine of a column with the span of the others is rounding's."""
+class _Factors(NamedTuple):
+    """A = Q U S Vᵀ, and of [P V; S] the factor R and the rows beside S of the other."""
+
+    q: Array
+    u: Array
+    v: Array
+    beside: Array
+    r: Array
+
+
+def _factors(a: Array, held: Array) -> tuple[_Factors, Array, Array]:
+    """Those of A and its penalties P, whether they tell all directions apart, and how well."""
     q, r = jnp.linalg.qr(a)
-    right = _beside_identity(jnp.matmul(q.T, b, precision="highest"))
-    solved = lax.linalg.triangular_solve(r, right, left_side=True)
-    weights, inverse = solved[:, : b.shape[1]], solved[:, b.shape[1] :]
-    sine = 1 / (jnp.linalg.norm(r, axis=0) * jnp.linalg.norm(inverse, axis=1))
+    # Of what is not finite LAPACK complains aloud, and the answer is none in any case.
+    u, s, vt = jnp.linalg.svd(jnp.where(jnp.isfinite(r).all(), r, 0), full_matrices=False)
+    rounding = s <= _rounding(s) * s[0]
+    # Penalties first: where they are the larger, below them small rows keep their digits.
+    stacked = jnp.concatenate([held[:, None] * vt.T, jnp.diag(jnp.where(rounding, 0, s))])
+    beside, r = jnp.linalg.qr(stacked)
+    inverse = lax.linalg.triangular_solve(r, jnp.eye(len(r), dtype=r.dtype), left_side=True)
+    sizes, spread = jnp.linalg.norm(r, axis=0), jnp.linalg.norm(inverse, axis=1)
+    independent = _rounding(s) * jnp.maximum(s[0] / sizes, sizes * spread) < 1
+    # What y holds of a direction that is rounding's is left out, so it adds no error.
+    return (
+        _Factors(q, u, vt.T, beside[len(r) :], r),
+        independent,
+        jnp.where(rounding, 0, spread),
+    )
+
+
+def _held(factors: _Factors, a: Array, held: Array, b: Array) -> tuple[Array, Array]:
+    """The residual r = b - A x, and x where Aᵀ r = P² x."""
+
+    # Derivatives are those of these equations: finite at repeated singular values too. Both
+    # unknowns are one array, as JAX transposes no solve of which only a part changes.
+    def equations(both: Array) -> Array:
+        r, x = both[: len(a)], both[len(a) :]
+        return jnp.concatenate([r + push(a, x.T), pull(a, r) - held[:, None] ** 2 * x])
+
+    def solve(_: Callable, right: Array) -> Array:
+        b, c = right[: len(a)], right[len(a) :]
+        by_r = partial(lax.linalg.triangular_solve, factors.r, left_side=True)
+        inside = pull(factors.beside, pull(factors.u, pull(factors.q, b)))
+        inside -= by_r(pull(factors.v, c), transpose_a=True)
+        x = push(factors.v, by_r(inside).T)
+        return jnp.concatenate([b - push(a, x.T), x])
+
+    right = jnp.pad(b, ((0, a.shape[1]), (0, 0)))
+    both = lax.custom_linear_solve(equations, right, solve, symmetric=True)
+    return both[: len(a)], both[len(a) :]
+
+
+def _rounding(spread: Array) -> float:
+    """How large a sine rounding alone may make, of as many columns."""
     # Measured: dependent columns leave 7 eps at most, up to a million rows.
-    return _answer(weights / units.T, sine > 4 * (len(r) + 4) * jnp.finfo(r.dtype).eps, x, y)
+    return 4 * (len(spread) + 4) * float(jnp.finfo(spread.dtype).eps)
+
+
+def _told(missed: Array, b: Array, terms: Array, spread: Array) -> Array:
+    """Whether the residual leaves digits of weights that are given as the length of terms."""
+    # Rounding A changes them by (AᵀA)⁻¹ times what it changes of Aᵀ (b - A x).
+    unit = unit_of(b, axis=0)
+    missed, b, terms = (jnp.linalg.norm(x / unit, axis=0) for x in (missed, b, terms))
+    return (_rounding(spread) * spread.max() ** 2 * missed <= jnp.maximum(b, terms)).all()
 
 
 def _beside_identity(right: Array) -> Array:
@@ -246,20 +329,23 @@ def _beside_identity(right: Array) -> Array:
 
 
 def _answer(weights: Array, independent: Array, x: Array, y: Array) -> Coefficients:
-    ok = independent.all()
+    ok, weights = independent.all(), weights.astype(x.dtype)
     # LAPACK turns one infinity into mostly finite numbers, so the arguments are asked too.
     for values in (weights, x, y):
         ok &= jnp.isfinite(values).all()
     weights = weights[:, 0] if y.ndim == 1 else weights
-    return Coefficients(jnp.where(ok, weights, jnp.nan).astype(x.dtype), ok)
+    return Coefficients(jnp.where(ok, weights, jnp.nan), ok)
 
 
 def _wide(x: Array, y: Array) -> tuple[Array, Array, Array]:
     """Both in float32 at least, columns of x over their units, and the targets as columns."""
-    wide = _checks.wide(x.dtype)
-    a = x.astype(wide)
+    a = x.astype(_checks.wide(x.dtype))
     units = unit_of(a, axis=0)
-    return a / units, y.reshape(len(y), -1).astype(wide), units
+    return a / units, _columns(y).astype(a.dtype), units
+
+
+def _columns(y: Array) -> Array:
+    return y.reshape(len(y), -1)
 
 
 def _check(function: str, x: Array, y: Array, *, wide: bool = False) -> None:

@@ -119,6 +119,69 @@ def test_squares_do_not_leave_the_range(rng, scale):
     assert found.ok
 
 
+def dominant(matrix):
+    """Oracle: the value of largest magnitude and its vector, as `power_iteration` signs it."""
+    values, vectors = np.linalg.eig(np.asarray(matrix))
+    v = vectors[:, np.abs(values).argmax()].real
+    return np.append(values[np.abs(values).argmax()].real, v * np.sign(v[np.abs(v).argmax()]))
+
+
+@pytest.mark.parametrize("kind", ["array", "sparse", "closure", "partial"])
+def test_derivatives_are_those_of_the_eigenpair_from_any_start(rng, kind):
+    matrix, vectors = with_eigenvalues(rng, 1.0, -4.0, 2.0)
+    change = draw(rng, 3, 3)
+    start = jnp.asarray(vectors[:, 1])  # found before the first iteration
+    kinds = {
+        "array": lambda m: m,
+        "sparse": lambda m: BCOO.fromdense(m, nse=9),
+        "closure": lambda m: lambda v: m @ v,
+        "partial": lambda m: jax.tree_util.Partial(jnp.dot, m),
+    }
+
+    def pair(m):
+        found = power_iteration(start, kinds[kind](m), tol=1e-13)
+        return jnp.append(found.value, found.vector)
+
+    step = 1e-5 * np.asarray(change)
+    expected = (dominant(matrix + step) - dominant(matrix - step)) / 2e-5
+    value, slope = jax.jvp(pair, (matrix,), (change,))
+    np.testing.assert_allclose(value, dominant(matrix), atol=1e-12)
+    np.testing.assert_allclose(slope, expected, rtol=1e-7)
+    back = jax.jacrev(pair)(matrix)
+    np.testing.assert_allclose(jnp.einsum("iab,ab->i", back, change), expected, rtol=1e-7)
+    many = jax.vmap(jax.grad(lambda m: pair(m)[1]))(jnp.stack([matrix, matrix.T]))
+    np.testing.assert_allclose(many[0], back[1], rtol=1e-9)
+    # Control: what the one iteration made depends on, it keeps the vector that it has.
+    v = start / jnp.linalg.norm(start)
+    once = jax.jvp(lambda m: jnp.append(v @ m @ v, v), (matrix,), (change,))[1]
+    assert differs(once, expected)
+
+
+def test_second_derivatives_of_an_eigenvalue_are_those_of_differences(rng):
+    matrix, change = with_eigenvalues(rng, 1.0, -4.0, 2.0)[0], draw(rng, 3, 3)
+    value = lambda t: power_iteration(jnp.ones(3), matrix + t * change, tol=1e-14).value
+    expected = (jax.grad(value)(1e-4) - jax.grad(value)(-1e-4)) / 2e-4
+    for twice in (jax.grad(jax.grad(value)), jax.hessian(value)):
+        np.testing.assert_allclose(twice(0.0), expected, rtol=1e-5)
+    assert abs(expected) > 1e-2  # control
+
+
+def test_a_repeated_eigenvalue_has_no_derivative(rng):
+    change, start = draw(rng, 3, 3), jnp.array([1.0, 2.0, 0.5])
+    value = lambda t, m: power_iteration(start, jnp.diag(m) + t * change).value
+    slope = jax.jacfwd(value)
+    assert np.isnan(slope(0.0, jnp.array([3.0, 3.0, 1.0])))
+    assert np.isfinite(slope(0.0, jnp.array([3.0, 2.0, 1.0])))
+
+
+@pytest.mark.parametrize(("dtype", "entry"), [("float16", 3e4), ("float32", 1.2e38)])
+def test_an_eigenvalue_out_of_the_range_is_none(dtype, entry):
+    for size, ok in ((entry, False), (entry / 8, True)):
+        found = power_iteration(jnp.ones(4, dtype), jnp.full((4, 4), size, dtype))
+        assert found.ok == ok
+        assert np.isfinite(found.value) == np.isfinite(found.vector).all() == ok
+
+
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_what_is_not_finite_is_not_found(rng, bad):
     matrix, _ = with_eigenvalues(rng, 4.0, 2.0, -1.0)
@@ -308,6 +371,15 @@ def test_the_scale_of_the_personalization_does_not_matter(scale):
     p = jnp.array([1.0, 2.0, 5.0, 3.0])
     scores = pagerank(*WEB, 4, personalization=scale * p).scores
     np.testing.assert_allclose(scores, pagerank(*WEB, 4, personalization=p).scores, rtol=1e-12)
+
+
+@pytest.mark.parametrize("largest", [1e-37, 1e38, 3e38])
+def test_jumps_near_the_ends_of_the_range_are_shares_all_the_same(largest):
+    p = jnp.array([1.0, 0.5, 0.25, 0.125], jnp.float32)
+    found = pagerank(*WEB, 4, personalization=jnp.float32(largest) * p)
+    assert found.ok
+    expected = pagerank(*WEB, 4, personalization=p).scores
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-6)
 
 
 def test_traced_values_out_of_range_give_nan_and_spare_their_neighbours():

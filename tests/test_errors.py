@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.sparse
 from jax.experimental.sparse import BCOO, BCSR
 
 from lintoolkit import (
@@ -612,6 +613,10 @@ WRONG = {
         "x must be floating, got complex128",
     ),
     "svd: list": (lambda: svd.svd([[1.0]]), "x must be one array, got list"),
+    "truncated_svd: SciPy's": (
+        lambda: truncated(scipy.sparse.coo_array(np.eye(3))),
+        r"x must be JAX's or NumPy's, got coo_array; .*x.toarray\(\) is not",
+    ),
     "truncated_svd: rank 0": (
         lambda: truncated(a(5, 4), rank=0),
         "rank must be a whole number of at least 1, got 0",
@@ -930,6 +935,10 @@ WRONG = {
         lambda: eigen.power_iteration(a(3), [[1.0]]),
         "matrix must be one array, got list",
     ),
+    "power_iteration: SciPy's": (
+        lambda: eigen.power_iteration(a(3), scipy.sparse.csr_array(np.eye(3))),
+        r"matrix must be JAX's or NumPy's, got csr_array; .*BCOO.from_scipy_sparse\(matrix\)",
+    ),
     "power_iteration: dtypes": (
         lambda: eigen.power_iteration(a(3), a(3, 3).astype("float32")),
         "share one dtype",
@@ -1088,6 +1097,10 @@ WRONG = {
         "ridge.* picks small ones",
     ),
     "ridge: vector": (lambda: regression.ridge(a(4), a(4), l2=1.0), r"x must be \(n, d\)"),
+    "ridge: no penalty": (
+        lambda: regression.ridge(a(4, 2), a(4), l2=None),
+        "l2 must be one number, got a NoneType",
+    ),
     "ridge: many penalties": (
         lambda: regression.ridge(a(4, 2), a(4), l2=a(3)),
         "l2 must be one number",

@@ -206,6 +206,36 @@ def test_dtypes(planted, dtype):
     )
 
 
+@pytest.mark.parametrize("scale", [1e3, 1e5, 1e9, 1e15])
+@pytest.mark.parametrize("kind", ["biases", "factors", "implicit"])
+def test_ratings_in_any_unit_are_fitted(rng, scale, kind):
+    users, items = rng.integers(0, 30, 300), rng.integers(0, 20, 300)
+    ratings = 3.5 + rng.standard_normal(30)[users] * rng.standard_normal(20)[items]
+    ratings = abs(ratings) if kind == "implicit" else ratings
+    fit = implicit_als if kind == "implicit" else partial(als, biases=kind == "biases")
+
+    scaled = jnp.asarray(scale * ratings, "float32")
+    wanted = 1 if kind == "implicit" else ratings
+    for seed in range(4):
+        model = fit(jax.random.key(seed), users, items, scaled, shape=(30, 20), rank=8)
+        assert model.ok
+        found = exact(predict_rating(model, users, items))
+        found /= 1 if kind == "implicit" else scale
+        assert np.sqrt(np.mean((found - wanted) ** 2)) < 0.15
+    assert np.std(ratings) > 0.5  # control
+
+
+def test_a_model_out_of_the_range_of_its_dtype_is_none():
+    ids = jnp.arange(3)
+    ratings = jnp.array([6e4, -6e4, 6e4], "float16")
+    fit = lambda ratings: als(
+        KEY, ids, 0 * ids, ratings, shape=(3, 1), rank=1, l2=1e-3, biases=False
+    )
+    for found, ok in ((fit(ratings), False), (fit(ratings / 100), True)):
+        assert found.ok == ok
+        assert all(np.isfinite(x).all() == ok for x in jax.tree.leaves(found)[:-1])
+
+
 BAD = {
     "not a number": (0, 1, np.nan),
     "infinite": (0, 1, np.inf),

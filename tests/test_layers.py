@@ -138,6 +138,18 @@ def test_layer_norm_ignores_shift_and_scale_and_rms_norm_only_scale(rng):
     assert differs(layers.rms_norm({}, x + 3), layers.rms_norm({}, x))
 
 
+@pytest.mark.parametrize("norm", [layers.layer_norm, layers.rms_norm])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_norms_ignore_the_scale_in_the_range_that_they_promise(rng, norm, dtype):
+    x = draw(rng, 3, 521, dtype=dtype)
+    plain = norm({}, x, epsilon=0.0)
+    for scale in (1e-17, 1e17):
+        scaled = (x.astype("float32") * jnp.float32(scale)).astype(dtype)
+        assert_agrees(norm({}, scaled, epsilon=0.0), exact(plain))
+        beyond = scaled * jnp.asarray(scale**0.2, dtype)  # control
+        assert differs(norm({}, beyond, epsilon=0.0), plain)
+
+
 def test_statistics_survive_half_precision_and_large_offsets(rng):
     coarse = draw(rng, 3, 521, dtype="bfloat16") + 64
     assert_agrees(

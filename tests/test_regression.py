@@ -10,9 +10,10 @@ N, D, K = 23, 5, 3
 each_fit = pytest.mark.parametrize("fit", [normal_equation, least_squares])
 
 
-def minimum(x, y, l2=0.0):
-    """By the singular values, in float64."""
+def minimum(x, y, l2=0.0, least=0.0):
+    """By the singular values, in float64, but those below a share of the largest."""
     u, s, vt = np.linalg.svd(exact(x), full_matrices=False)
+    u, s, vt = u[:, s > least * s[0]], s[s > least * s[0]], vt[s > least * s[0]]
     return vt.T @ ((s / (s**2 + l2))[:, None] * (u.T @ exact(y).reshape(len(x), -1)))
 
 
@@ -63,6 +64,89 @@ def test_the_normal_equation_loses_the_digits_that_qr_keeps(rng):
     assert 10 * condition * eps < error(normal_equation) < 10 * condition**2 * eps
 
 
+def conditioned(rng, condition, residual, dtype, n=2 * N):
+    """Features, targets of which they miss a share, and the weights in float64."""
+    u, v = (np.linalg.qr(rng.standard_normal(s))[0] for s in ((n, D), (D, D)))
+    x = jnp.asarray(u * np.geomspace(1, 1 / condition, D) @ v.T, dtype)
+    fitted = exact(x) @ rng.standard_normal(D)
+    missed = rng.standard_normal(n)
+    missed -= u @ (u.T @ missed)
+    missed *= residual * np.linalg.norm(fitted) / np.linalg.norm(missed)
+    y = jnp.asarray(fitted + missed, dtype)
+    return x, y, minimum(x, y)[:, 0]
+
+
+@pytest.mark.parametrize("residual", [0.0, 1e-3, 1.0, 1e3])
+def test_least_squares_loses_the_digits_that_it_says_and_no_more(rng, residual):
+    eps, ended = float(jnp.finfo("float32").eps), {True: [], False: []}
+    for condition in np.geomspace(1, 1e7, 15):
+        x, y, expected = conditioned(rng, condition, residual, "float32")
+        reach = max(np.linalg.norm(expected), np.linalg.norm(exact(y)))
+        missed = np.linalg.norm(exact(y) - exact(x) @ expected)
+        limit = 10 * eps * (condition + condition**2 * missed / reach)
+        found = least_squares(x, y)
+        ended[bool(found.ok)].append(limit)
+        if found.ok:
+            assert np.linalg.norm(exact(found.weights) - expected) < min(limit, 0.2) * reach
+    assert max(ended[True]) < 10  # what would be wrong is refused,
+    assert min(ended[False]) > 0.01  # and what would be right is not
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [3, N, 1009])
+@pytest.mark.parametrize("kind", ["twice", "sum"])
+def test_ridge_shares_weights_among_dependent_columns(rng, dtype, n, kind):
+    x, y = rng.standard_normal((n, D)), draw(rng, n, dtype=dtype)
+    x[:, 3] = x[:, 0] if kind == "twice" else x[:, 0] - 2 * x[:, 1] + x[:, 2]
+    x, eps = jnp.asarray(x, dtype), float(jnp.finfo(dtype).eps)
+    for share in (1.0, 1e-2, 1e-4, eps):
+        l2 = share * n
+        found, expected = ridge(x, y, l2=l2), minimum(x, y, l2, least=16 * eps)[:, 0]
+        assert found.ok
+        assert_agrees(found.weights, expected, ulps=64 / np.sqrt(share))
+    # Control: the penalty alone tells these columns apart.
+    q, r = jnp.linalg.qr(
+        jnp.concatenate([x, jnp.sqrt(l2).astype(dtype) * jnp.eye(D, dtype=dtype)])
+    )
+    by_qr = jnp.linalg.solve(r, q[:n].T @ y)
+    largest = np.abs(expected).max()
+    assert n < D or differs(exact(by_qr) / largest, expected / largest)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_derivatives_of_ridge_at_dependent_columns(rng, dtype):
+    x, y, dx, dy = (draw(rng, *s, dtype="float64") for s in 2 * ((N, D), (N,)))
+    x, dx = (z.at[:, 3].set(z[:, 0]) for z in (x, dx))
+
+    def weights(t, x=x):
+        return ridge(
+            (x + t * dx).astype(dtype), (y + t * dy).astype(dtype), l2=(0.1 + t).astype(dtype)
+        ).weights
+
+    oracle = lambda t: minimum(x + t * dx, y + t * dy, 0.1 + t)[:, 0]
+    slope = (oracle(1e-5) - oracle(-1e-5)) / 2e-5
+    zero = jnp.zeros(())
+    for derivative in (jax.jacfwd, jax.jacrev):
+        assert_agrees(
+            derivative(weights)(zero).astype(dtype),
+            slope,
+            ulps=1e3 if dtype == "float32" else 1e7,
+        )
+    if dtype == "float64":
+        curve = (oracle(1e-3) - 2 * oracle(0) + oracle(-1e-3)) / 1e-6
+        found = jax.jacfwd(jax.jacrev(weights))(zero)
+        np.testing.assert_allclose(found, curve, rtol=1e-3)
+    for l2, part in ((0.1, minimum(x, y, 0.1)), (2.0, minimum(x, y, 2.0))):  # of λ alone
+        alone = jax.jacrev(lambda l2: ridge(x, y, l2=l2).weights)(jnp.asarray(l2))
+        held = np.linalg.inv(exact(x.T @ x) + l2 * np.eye(D))
+        np.testing.assert_allclose(alone, -(held @ part)[:, 0], rtol=1e-8)
+    orthogonal = jnp.eye(N, D, dtype=dtype)  # all singular values are one
+    assert jnp.isfinite(
+        jax.grad(lambda x: ridge(x, y.astype(dtype), l2=0.1).weights.sum())(orthogonal)
+    ).all()
+    assert differs(jax.jacfwd(lambda t: weights(t, 0 * x + x[:, ::-1]))(zero), slope)  # control
+
+
 @each_fit
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("n", [11, 1009])
@@ -89,6 +173,24 @@ def test_units_of_a_column_change_its_weight_alone(rng, fit, exponent):
     np.testing.assert_allclose(exact(scaled.weights) * units, exact(plain), rtol=2e-5)
     square = jnp.sum(jnp.asarray(x * units, jnp.float32) ** 2, axis=0)
     assert not (jnp.isfinite(square) & (square > 0)).all() or abs(exponent) < 23  # control
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e12])
+@pytest.mark.parametrize("units", [(1, 1e-20, 1, 1, 1), (1, 1e20, 1, 1e-3, 1), (1, 1, 1, 1, 1)])
+def test_ridge_holds_the_weights_of_columns_in_units_of_their_own(rng, units, scale):
+    x = scale * rng.standard_normal((N, D)) * np.array(units)
+    x, y = jnp.asarray(x, jnp.float32), draw(rng, N, dtype="float32")
+    for l2 in scale**2 * np.array([1e-3, 1, 1e3, 1e20]):
+        if not 1e-37 < l2 < 1e37:
+            continue
+        found = ridge(x, y, l2=l2)
+        assert found.ok
+        sizes = np.sqrt(np.square(exact(x)).sum(axis=0) + l2)
+        both = np.concatenate([exact(x), np.sqrt(l2) * np.eye(D)]) / sizes
+        expected = np.linalg.lstsq(both, np.append(exact(y), np.zeros(D)), rcond=1e-30)[0]
+        np.testing.assert_allclose(
+            exact(found.weights) * sizes, expected, rtol=0, atol=2e-5 * np.abs(expected).max()
+        )
 
 
 def test_many_rows_far_from_zero_have_an_answer(rng):
@@ -129,3 +231,12 @@ def test_ridge_of_what_has_no_answer(rng):
     ):
         assert not found.ok
         assert np.isnan(found.weights).all()
+
+
+def test_weights_out_of_the_range_are_none():
+    y = jnp.full(3, 6e4, jnp.float16)
+    for fit in (normal_equation, least_squares, lambda x, y: ridge(x, y, l2=1e-6)):
+        found = fit(0.5 * jnp.eye(3, dtype=jnp.float16), y)
+        assert not found.ok
+        assert np.isnan(found.weights).all()
+        assert fit(jnp.eye(3, dtype=jnp.float16), y).ok
