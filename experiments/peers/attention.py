@@ -9,6 +9,7 @@ come from `lintoolkit.cost`.
 """
 
 import inspect
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from experiments.peers.measure import ON_GPU, medians, timed, write
+from experiments.peers.measure import ON_GPU, PAUSE, medians, timed, write
 from lintoolkit import _cudnn
 from lintoolkit.attention import attention
 from lintoolkit.cost import cost
@@ -104,7 +105,7 @@ def measure(b: int, h: int, t: int, *, causal: bool, gradient: bool) -> dict:
     calls["torch"] = in_torch(arrays, causal=causal, gradient=gradient)
     for call in calls.values():
         call()
-    one_turn = CALLS * sum(timed(call) for call in calls.values())
+    one_turn = sum(PAUSE + CALLS * timed(call) for call in calls.values())
     for name, seconds in medians(calls, max(3, int(SECONDS / one_turn)), CALLS).items():
         row[name]["seconds"] = float(f"{seconds:.4g}")
     ours = row["ours"]["seconds"]
@@ -118,6 +119,9 @@ def measure(b: int, h: int, t: int, *, causal: bool, gradient: bool) -> dict:
 def main(words: list[str]) -> None:
     """Measure the shapes named, or all."""
     torch.set_num_threads(THREADS)
+    for word in words:
+        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){2}", word):
+            sys.exit(f"A shape is batch,heads,length, such as 1,8,2048; got {word!r}.")
     for b, h, t in [tuple(map(int, word.split(","))) for word in words] or SHAPES:
         for causal in (False, True):
             for gradient in (False, True):

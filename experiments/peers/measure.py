@@ -69,14 +69,19 @@ def product_rate() -> float:
 
 
 def write(name: str, rows: list[dict], *, key: str, peers: Iterable[str]) -> Path:
-    """Put rows into results/<platform>/<name>.json in place of those of the same key."""
+    """Put rows into results/<platform>/<name>.json in place of those of the same key.
+
+    Each says of which commit it is, since the others stay; "run" is the last that wrote.
+    """
     path = RESULTS / jax.default_backend() / f"{name}.json"
     kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     new = {row[key] for row in rows}
     flags = {"xla_flags": os.environ["XLA_FLAGS"]} if os.environ.get("XLA_FLAGS") else {}
+    stamp = runner.run_stamp(seed=0, full=True)
+    own = flags | {"commit": stamp["commit"]}
     report = {
-        "rows": [row for row in kept if row[key] not in new] + [row | flags for row in rows],
-        "run": runner.run_stamp(seed=0, full=True),
+        "rows": [row for row in kept if row[key] not in new] + [row | own for row in rows],
+        "run": stamp,
         "peers": {peer: version(peer) for peer in peers},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
