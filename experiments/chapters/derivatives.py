@@ -8,7 +8,7 @@ from experiments.figures import derivatives as figures
 from experiments.ledger import claims
 from experiments.rows import flops, row
 from lintoolkit.cost import cost
-from lintoolkit.layers import init_mlp, mlp, mlp_flops
+from lintoolkit.layers import dense, init_mlp, mlp, mlp_flops
 
 WIDTHS = (8, 16, 3)
 BATCH = 32
@@ -333,10 +333,10 @@ def by_hand(draw):
 
 
 def both_layers(params, x):
-    """What the hidden layer and the last one give, written out."""
+    """What the hidden layer and the last one give."""
     first, last = params
-    hidden = jax.nn.relu(x @ first["kernel"] + first["bias"])
-    return hidden, hidden @ last["kernel"] + last["bias"]
+    hidden = jax.nn.relu(dense(first, x))
+    return hidden, dense(last, hidden)
 
 
 def both_passes(params, x, y):
