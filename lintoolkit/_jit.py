@@ -84,8 +84,7 @@ class _Jitted:
     def _through(self, call: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         if self.prepare is not None:
             kwargs = self.prepare(*args, **kwargs)
-        if any(isinstance(x, np.ndarray | np.generic) for x in (*args, *kwargs.values())):
-            _check_held(self.__wrapped__, args, kwargs)
+        _check_held(self.__wrapped__, args, kwargs)
         try:
             return call(*args, **kwargs)
         except (TypeError, ValueError):
@@ -136,13 +135,15 @@ def _put_right(
 
 def _check_held(fun: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
     """Refuse NumPy's whole numbers where JAX, without those of 64 bits, would cut them."""
-    names = inspect.signature(fun).parameters
-    for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    for place, value in places:
         if not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in "iu":
             continue
         dtype = jax.dtypes.canonicalize_dtype(value.dtype)
         for end in (value.min(), value.max()) if dtype != value.dtype and value.size else ():
             if not np.iinfo(dtype).min <= end <= np.iinfo(dtype).max:
+                names: dict[Any, str] = dict(enumerate(inspect.signature(fun).parameters))
+                name = names.get(place, place)  # asked for here: it is slow
                 raise ValueError(
                     f"{fun.__name__.lstrip('_')}: {name} must hold numbers that JAX has, those "
                     f"of {dtype}, got {end}; jax_enable_x64 makes it have those of 64 bits."
